@@ -32,7 +32,7 @@ def configs(alpha):
     yield 'image alone', ['image'], ConcatHead, None
     yield 'joint', both, ConcatHead, None
     yield f'joint, OGM-GE alpha {alpha}', both, ConcatHead, lambda: OGMGE(alpha=alpha)
-    yield f'joint, OGM-GE alpha {alpha}, RegBNFusion', both, partial(RegBNFusion, head=ConcatHead), lambda: OGMGE(alpha=alpha)
+    yield f'joint, OGM-GE alpha {alpha}, RegBNFusion', both, RegBNFusion, lambda: OGMGE(alpha=alpha)
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -86,12 +86,13 @@ def relink(nb, symbol, page):
     def f(c): return c if c['cell_type']!='markdown' else c|dict(source=re_symbol.sub(symbol, re_page.sub(page, c['source'])))
     return nb|dict(cells=[f(c) for c in nb['cells']])
 
+parts = {'tutorials':'Tutorials', 'explanations':'Explanations', '':'Library', 'data':'Data', 'layers':'Layers', 'callback':'Callbacks'}  # folders, in reading order
+
 def contents(paths):
-    "Sphinx's table of contents: a part for each folder, then the modules"
-    parts = {}
-    for p in sorted(paths): parts.setdefault(p.parent.name, []).append(unnumber(p.with_suffix('')))
-    return '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {unnumber(k).replace("_", " ").capitalize() or "API"}', '', *v, '```'])
-        for k,v in sorted(parts.items(), key=lambda o: (o[0]=='', o[0])))
+    "Sphinx's table of contents: a part for each folder; pages in the order of their numbers"
+    pages = {k: [unnumber(p.with_suffix('')) for p in sorted(paths) if p.parent.as_posix()==(k or '.')] for k in parts}
+    if lost := {p.parent.as_posix() for p in paths} - {k or '.' for k in parts}: sys.exit(f'No part of the site for {", ".join(lost)}: add it to `parts`')
+    return '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {parts[k]}', '', *v, '```']) for k,v in pages.items() if v)
 
 def write_myst(nbs):
     "Write to `src` what Sphinx reads"

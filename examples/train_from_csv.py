@@ -22,7 +22,7 @@ av = MultimodalDataBlock(audio=MelSpecBlock(sr=args.sr, length=args.length), ima
 dls = av.dataloaders(df, bs=min(64, (~df.is_valid).sum()))
 
 arch = ConvEncoder if args.arch=='conv' else getattr(models, args.arch)
-learn = fusion_learner(dls, dict(audio=arch, image=arch), partial(RegBNFusion, head=ConcatHead), opt_func=partial(SGD, mom=.9),
+learn = fusion_learner(dls, dict(audio=arch, image=arch), RegBNFusion, opt_func=partial(SGD, mom=.9),
     metrics=accuracy, cbs=OGMGE(alpha=args.alpha), path=path)
 learn.fit_one_cycle(args.epochs, 1e-2)
 learn.export('balanced.pkl')
