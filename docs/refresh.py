@@ -4,7 +4,8 @@ Cells that `nbdev-test` leaves out are left out here too. A second run changes o
 import os, sys
 from pathlib import Path
 
-os.environ |= dict(IN_TEST='1', MPLBACKEND='module://matplotlib_inline.backend_inline')  # IN_TEST: no export from inside a notebook
+os.environ |= dict(IN_TEST='1', PYTHONWARNINGS='ignore:IProgress not found',
+    MPLBACKEND='module://matplotlib_inline.backend_inline')  # IN_TEST: no export from inside a notebook
 os.chdir(Path(__file__).parents[1])
 
 import nbformat
