@@ -229,7 +229,7 @@ def _joined_gram(x, y):
     xy = x.mT@y
     return torch.cat([torch.cat([x.mT@x, xy], 1), torch.cat([xy.mT, y.mT@y], 1)]).double()
 
-# %% ../nbs/01_ridge.ipynb #fd31dd87
+# %% ../nbs/01_ridge.ipynb #c7c7e338
 def low_rank_mean(
     left:Tensor, # Of the running projection (m, rank)
     right:Tensor, # (rank, n)
@@ -240,9 +240,11 @@ def low_rank_mean(
     "Best approximation, at the same rank, of `(1-weight) left right + weight new_left new_right`"
     rank = left.shape[1]
     G,H = _joined_gram(left, new_left),_joined_gram(right.mT, new_right.mT)
-    share = torch.full_like(G[0], weight).index_fill_(0, torch.arange(rank, device=G.device), 1-weight)
-    A = torch.linalg.cholesky_ex(G + torch.eye(len(G), dtype=G.dtype, device=G.device)*(G.trace()*1e-6))[0].mT
-    B = A*share
+    size = G.diagonal().sqrt().clamp(min=1e-30)  # columns of X to unit length, so that small ones are not lost
+    eigs,Q = torch.linalg.eigh(G/(size*size[:,None]))
+    sigma = torch.where(eigs>10*torch.finfo(left.dtype).eps, eigs, 0).sqrt()
+    share = torch.where(torch.arange(len(G), device=G.device)<rank, 1-weight, weight)
+    B = sigma[:,None]*Q.mT*(size*share)
     U = torch.linalg.eigh(B@H@B.mT)[1][:,-rank:]
-    L,R = torch.linalg.solve_triangular(A, U, upper=True).to(left.dtype),(U.mT@B).to(right.dtype)
+    L,R = (Q@(U*torch.where(sigma>0, 1/sigma, 0)[:,None])/size[:,None]).to(left.dtype),(U.mT@B).to(right.dtype)
     return left@L[:rank] + new_left@L[rank:], R[:,:rank]@right + R[:,rank:]@new_right

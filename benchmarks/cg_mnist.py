@@ -1,0 +1,112 @@
+"""Coloured-and-gray MNIST with and without RegBN: `python benchmarks/cg_mnist.py [--path MNIST] [--seeds 5] [--out benchmarks/cg_mnist.csv]`
+
+The grey and the coloured view have an encoder each (four convolutions of stride 2, 128 features); one linear layer reads
+both. In training the colour is the digit's, in validation and test it is any. `early`: the grey image is cleaned of the
+coloured one; `late`: the grey features are cleaned of the coloured ones. Each line is printed as it is measured: accuracy
+of the joint model and of each view's share of its logits, and the share of the grey features' energy that is linear in the
+coloured ones, at the end of training, in the validation part. Adam, learning rate .001, batch 50, constant."""
+import argparse, csv, time
+from collections import defaultdict
+from statistics import mean, stdev
+import torch
+import torch.nn.functional as F
+from fastai.data.external import URLs
+from mmbalance.data.av_digits import fetch
+from mmbalance.data.cg_mnist import cg_mnist
+from mmbalance.layers.encoders import ConvEncoder
+from mmbalance.layers.heads import ConcatHead
+from mmbalance.layers.regbn import RegBNFusion, RegBNPairs, RegBNStages, set_epoch
+from mmbalance.models import FusionModel
+
+views = ('grey', 'color')
+variants = {
+    'none':                  None,
+    'early published':       ('early', dict(normalize_input=True)),
+    'early raw':             ('early', dict()),
+    'early paper':           ('early', dict(normalize_input=True, constraint='weight')),
+    'early consistent':      ('early', dict(normalize_input=True, consistent=True)),
+    'late published':        ('late', dict(normalize_input=True)),
+    'late raw':              ('late', dict()),
+    'late paper':            ('late', dict(normalize_input=True, constraint='weight')),
+    'late consistent':       ('late', dict(normalize_input=True, consistent=True)),
+    'late low rank':         ('late', dict(normalize_input=True, rank=32)),
+    'late both directions':  ('late', dict(normalize_input=True, clean=[('grey', 'color'), ('color', 'grey')])),
+    'late color of grey':    ('late', dict(normalize_input=True, clean={'color': 'grey'})),
+}
+
+def make(variant, n=128):
+    "The model of a variant"
+    encoders,n_feats = dict(grey=ConvEncoder(1), color=ConvEncoder(3)),dict.fromkeys(views, n)
+    place,kwargs = variants[variant] or (None, {})
+    if place=='early': return RegBNStages({m: [o] for m,o in encoders.items()}, ConcatHead(n_feats, 10), {0: RegBNPairs(dict(grey=(1,28,28), color=(3,28,28)), **kwargs)})
+    return FusionModel(encoders, RegBNFusion(n_feats, 10, head=ConcatHead, **kwargs) if place else ConcatHead(n_feats, 10))
+
+def train(model, data, epochs, bs=50, lr=1e-3, device='cpu'):
+    "Adam on shuffled batches"
+    opt = torch.optim.Adam(model.parameters(), lr)
+    xs,y = [o.to(device) for o in (data.grey, data.color)],data.labels.to(device)
+    for epoch in range(epochs):
+        model.train(); set_epoch(model, epoch)
+        for i in torch.randperm(len(y)).to(device).split(bs):
+            loss = F.cross_entropy(model(*[x[i] for x in xs]), y[i])
+            opt.zero_grad(); loss.backward(); opt.step()
+
+@torch.no_grad()
+def predict(model, data, device='cpu'):
+    "Joint logits, each view's share of them, and the features that the head received, in evaluation"
+    res,feats,head = defaultdict(list),[],getattr(model.head, 'head', model.head)
+    handle = head.register_forward_pre_hook(lambda _,args: feats.append(args[0]))
+    for grey,color in zip(data.grey.split(500), data.color.split(500)):
+        res['joint'].append(model.eval()(grey.to(device), color.to(device)))
+        for m,o in head.unimodal_logits(feats[-1]).items(): res[m].append(o)
+        for m,o in feats[-1].items(): res[m+' feats'].append(o)
+    handle.remove()
+    return {k: torch.cat(v).cpu() for k,v in res.items()}
+
+def dependence(f, g):
+    "Share of the centred energy of `f` that is linear in `g`"
+    f,g = (o.double()-o.double().mean(0) for o in (f, g))
+    U,S,_ = torch.linalg.svd(g, full_matrices=False)
+    U = U[:,S>1e-6*S[0]]
+    return ((U.mT@f).square().sum()/f.square().sum()).item()
+
+def run(variant, parts, seed, epochs, device):
+    torch.manual_seed(seed)
+    model,start = make(variant).to(device),time.perf_counter()
+    train(model, parts[0], epochs, device=device)
+    res = dict(variant=variant, seed=seed, seconds=round(time.perf_counter()-start, 1))
+    for name,part in zip(('valid', 'test'), parts[1:]):
+        out = predict(model, part, device)
+        res |= {f'{name}_{k}': round(100*(out[k].argmax(1)==part.labels).float().mean().item(), 2) for k in ('joint', *views)}
+        if name=='valid': res['dependence'] = round(dependence(out['grey feats'], out['color feats']), 3)
+    return res
+
+def summary(rows):
+    "Mean and standard deviation over the seeds, by variant"
+    keys = [k for k in rows[0] if k not in ('variant', 'seed', 'seconds')]
+    for v in dict.fromkeys(o['variant'] for o in rows):
+        some = [o for o in rows if o['variant']==v]
+        yield dict(variant=v, seeds=len(some)) | {k: f'{mean(o[k] for o in some):.{3 if k=="dependence" else 1}f} ± {stdev(o[k] for o in some) if len(some)>1 else 0:.{3 if k=="dependence" else 1}f}' for k in keys}
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--path'); p.add_argument('--out'); p.add_argument('--threads', type=int, default=2)
+    p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    p.add_argument('--seeds', type=int, default=5); p.add_argument('--epochs', type=int, default=6)
+    p.add_argument('--n_train', type=int, default=4000, help='0 is all but the validation part'); p.add_argument('--n_valid', type=int, default=2000)
+    p.add_argument('--n_test', type=int, default=2000, help='0 is all'); p.add_argument('--variants', nargs='*', default=list(variants))
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    parts = cg_mnist(a.path or fetch('mnist_png.tgz', URLs.MNIST, 'training'), a.n_train or None, a.n_valid, a.n_test or None)
+    rows = []
+    for seed in range(a.seeds):
+        for v in a.variants:
+            rows.append(run(v, parts, seed, a.epochs, a.device))
+            print(*rows[-1].values(), sep='\t', flush=True)
+    table = list(summary(rows))
+    for o in table: print(' | '.join(map(str, o.values())))
+    if a.out:
+        with open(a.out, 'w', newline='') as f:
+            w = csv.DictWriter(f, table[0]); w.writeheader(); w.writerows(table)
+
+if __name__=='__main__': main()
