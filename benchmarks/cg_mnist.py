@@ -1,7 +1,7 @@
 """Coloured-and-gray MNIST with and without RegBN: `python benchmarks/cg_mnist.py [--path MNIST] [--seeds 5] [--out benchmarks/cg_mnist.csv]`
 
-The grey and the coloured view have an encoder each (four convolutions of stride 2, 128 features); one linear layer reads
-both. In training the colour is the digit's, in validation and test it is any. `early`: the grey image is cleaned of the
+The grey and the coloured view have an encoder each with 128 features: `plain` has two convolutions and no batch norm,
+`batchnorm` four convolutions of stride 2 with batch norm. One linear layer reads both. In training the colour is the digit's, in validation and test it is any. `early`: the grey image is cleaned of the
 coloured one; `late`: the grey features are cleaned of the coloured ones. Each line is printed as it is measured: accuracy
 of the joint model and of each view's share of its logits, and the share of the grey features' energy that is linear in the
 coloured ones, at the end of training, in the validation part. Adam, learning rate .001, batch 50, constant."""
@@ -10,6 +10,7 @@ from collections import defaultdict
 from statistics import mean, stdev
 import torch
 import torch.nn.functional as F
+from torch import nn
 from fastai.data.external import URLs
 from mmbalance.data.av_digits import fetch
 from mmbalance.data.cg_mnist import cg_mnist
@@ -19,8 +20,9 @@ from mmbalance.layers.regbn import RegBNFusion, RegBNPairs, RegBNStages, set_epo
 from mmbalance.models import FusionModel
 
 views = ('grey', 'color')
-variants = {
-    'none':                  None,
+variants = {  # place, arguments of RegBN
+    'none':                  (None, {}),
+    'norms only':            ('norms', {}),
     'early published':       ('early', dict(normalize_input=True)),
     'early raw':             ('early', dict()),
     'early paper':           ('early', dict(normalize_input=True, constraint='weight')),
@@ -34,12 +36,24 @@ variants = {
     'late color of grey':    ('late', dict(normalize_input=True, clean={'color': 'grey'})),
 }
 
-def make(variant, n=128):
+def plain_encoder(c_in, n=128):
+    "Two convolutions with max pooling and a linear layer, without batch norm"
+    def conv(i, o): return [nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*conv(c_in, 16), *conv(16, 32), nn.Flatten(), nn.Linear(32*7*7, n), nn.ReLU())
+
+class NormHead(nn.Module):
+    "What RegBN does to features beside the projection: a layer norm of each view"
+    def __init__(self, n_feats, n_out): super().__init__(); self.head = ConcatHead(n_feats, n_out)
+    def forward(self, feats): return self.head({k: F.layer_norm(v, v.shape[1:]) for k,v in feats.items()})
+
+def make(variant, net='plain', n=128):
     "The model of a variant"
-    encoders,n_feats = dict(grey=ConvEncoder(1), color=ConvEncoder(3)),dict.fromkeys(views, n)
-    place,kwargs = variants[variant] or (None, {})
+    encoder = dict(plain=plain_encoder, batchnorm=ConvEncoder)[net]
+    encoders,n_feats = dict(grey=encoder(1), color=encoder(3)),dict.fromkeys(views, n)
+    place,kwargs = variants[variant]
     if place=='early': return RegBNStages({m: [o] for m,o in encoders.items()}, ConcatHead(n_feats, 10), {0: RegBNPairs(dict(grey=(1,28,28), color=(3,28,28)), **kwargs)})
-    return FusionModel(encoders, RegBNFusion(n_feats, 10, head=ConcatHead, **kwargs) if place else ConcatHead(n_feats, 10))
+    head = RegBNFusion(n_feats, 10, head=ConcatHead, **kwargs) if place=='late' else NormHead(n_feats, 10) if place=='norms' else ConcatHead(n_feats, 10)
+    return FusionModel(encoders, head)
 
 def train(model, data, epochs, bs=50, lr=1e-3, device='cpu'):
     "Adam on shuffled batches"
@@ -70,9 +84,9 @@ def dependence(f, g):
     U = U[:,S>1e-6*S[0]]
     return ((U.mT@f).square().sum()/f.square().sum()).item()
 
-def run(variant, parts, seed, epochs, device):
+def run(variant, net, parts, seed, epochs, device):
     torch.manual_seed(seed)
-    model,start = make(variant).to(device),time.perf_counter()
+    model,start = make(variant, net).to(device),time.perf_counter()
     train(model, parts[0], epochs, device=device)
     res = dict(variant=variant, seed=seed, seconds=round(time.perf_counter()-start, 1))
     for name,part in zip(('valid', 'test'), parts[1:]):
@@ -91,6 +105,7 @@ def summary(rows):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--path'); p.add_argument('--out'); p.add_argument('--threads', type=int, default=2)
+    p.add_argument('--net', choices=['plain', 'batchnorm'], default='plain')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--seeds', type=int, default=5); p.add_argument('--epochs', type=int, default=6)
     p.add_argument('--n_train', type=int, default=4000, help='0 is all but the validation part'); p.add_argument('--n_valid', type=int, default=2000)
@@ -101,7 +116,7 @@ def main():
     rows = []
     for seed in range(a.seeds):
         for v in a.variants:
-            rows.append(run(v, parts, seed, a.epochs, a.device))
+            rows.append(run(v, a.net, parts, seed, a.epochs, a.device))
             print(*rows[-1].values(), sep='\t', flush=True)
     table = list(summary(rows))
     for o in table: print(' | '.join(map(str, o.values())))
