@@ -1,13 +1,14 @@
-"""Coloured-and-gray MNIST with and without RegBN: `python benchmarks/cg_mnist.py [--path MNIST] [--seeds 5] [--out benchmarks/cg_mnist.csv]`
+"""Coloured-and-gray MNIST with and without RegBN: `python benchmarks/cg_mnist.py [--path MNIST] [--net plain] [--seeds 0 1 2 3 4]`
 
 The grey and the coloured view have an encoder each with 128 features: `plain` has two convolutions and no batch norm,
 `batchnorm` four convolutions of stride 2 with batch norm. One linear layer reads both. In training the colour is the digit's, in validation and test it is any. `early`: the grey image is cleaned of the
 coloured one; `late`: the grey features are cleaned of the coloured ones. Each line is printed as it is measured: accuracy
 of the joint model and of each view's share of its logits, and the share of the grey features' energy that is linear in the
 coloured ones, at the end of training, in the validation part. Adam, learning rate .001, batch 50, constant."""
-import argparse, csv, time
+import argparse
 from collections import defaultdict
-from statistics import mean, stdev
+from pathlib import Path
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,7 +32,7 @@ variants = {  # place, arguments of RegBN
     'late raw':              ('late', dict()),
     'late paper':            ('late', dict(normalize_input=True, constraint='weight')),
     'late consistent':       ('late', dict(normalize_input=True, consistent=True)),
-    'late low rank':         ('late', dict(normalize_input=True, rank=32)),
+    'late low rank':         ('late', dict(normalize_input=True, rank=16)),
     'late both directions':  ('late', dict(normalize_input=True, clean=[('grey', 'color'), ('color', 'grey')])),
     'late color of grey':    ('late', dict(normalize_input=True, clean={'color': 'grey'})),
 }
@@ -86,42 +87,37 @@ def dependence(f, g):
 
 def run(variant, net, parts, seed, epochs, device):
     torch.manual_seed(seed)
-    model,start = make(variant, net).to(device),time.perf_counter()
+    model = make(variant, net).to(device)
     train(model, parts[0], epochs, device=device)
-    res = dict(variant=variant, seed=seed, seconds=round(time.perf_counter()-start, 1))
+    res = dict(net=net, variant=variant, seed=seed)
     for name,part in zip(('valid', 'test'), parts[1:]):
         out = predict(model, part, device)
-        res |= {f'{name}_{k}': round(100*(out[k].argmax(1)==part.labels).float().mean().item(), 2) for k in ('joint', *views)}
+        res |= {f'{name} {k}': round(100*(out[k].argmax(1)==part.labels).float().mean().item(), 2) for k in ('joint', *views)}
         if name=='valid': res['dependence'] = round(dependence(out['grey feats'], out['color feats']), 3)
     return res
 
-def summary(rows):
-    "Mean and standard deviation over the seeds, by variant"
-    keys = [k for k in rows[0] if k not in ('variant', 'seed', 'seconds')]
-    for v in dict.fromkeys(o['variant'] for o in rows):
-        some = [o for o in rows if o['variant']==v]
-        yield dict(variant=v, seeds=len(some)) | {k: f'{mean(o[k] for o in some):.{3 if k=="dependence" else 1}f} ± {stdev(o[k] for o in some) if len(some)>1 else 0:.{3 if k=="dependence" else 1}f}' for k in keys}
+def summary(fn):
+    "Mean ± standard deviation over the seeds, by net and variant"
+    def cell(x): return f'{x.mean():.3g} ± {x.std():.2g}'
+    return pd.read_csv(fn).groupby(['net', 'variant'], sort=False).agg({'seed': 'count'} | dict.fromkeys(['valid joint', 'test joint', 'test grey', 'test color', 'dependence'], cell)).rename(columns=dict(seed='seeds'))
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--path'); p.add_argument('--out'); p.add_argument('--threads', type=int, default=2)
-    p.add_argument('--net', choices=['plain', 'batchnorm'], default='plain')
+    p.add_argument('--path', help='folder with training/ and testing/; else it is fetched'); p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--out', type=Path, default=Path(__file__).with_suffix('.csv'), help='each run adds a row')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    p.add_argument('--seeds', type=int, default=5); p.add_argument('--epochs', type=int, default=6)
+    p.add_argument('--net', choices=['plain', 'batchnorm'], default='plain'); p.add_argument('--variants', nargs='*', default=list(variants))
+    p.add_argument('--seeds', type=int, nargs='*', default=range(5)); p.add_argument('--epochs', type=int, default=6)
     p.add_argument('--n_train', type=int, default=4000, help='0 is all but the validation part'); p.add_argument('--n_valid', type=int, default=2000)
-    p.add_argument('--n_test', type=int, default=2000, help='0 is all'); p.add_argument('--variants', nargs='*', default=list(variants))
+    p.add_argument('--n_test', type=int, default=2000, help='0 is all')
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     parts = cg_mnist(a.path or fetch('mnist_png.tgz', URLs.MNIST, 'training'), a.n_train or None, a.n_valid, a.n_test or None)
-    rows = []
-    for seed in range(a.seeds):
+    for seed in a.seeds:
         for v in a.variants:
-            rows.append(run(v, a.net, parts, seed, a.epochs, a.device))
-            print(*rows[-1].values(), sep='\t', flush=True)
-    table = list(summary(rows))
-    for o in table: print(' | '.join(map(str, o.values())))
-    if a.out:
-        with open(a.out, 'w', newline='') as f:
-            w = csv.DictWriter(f, table[0]); w.writeheader(); w.writerows(table)
+            row = pd.DataFrame([run(v, a.net, parts, seed, a.epochs, a.device)])
+            row.to_csv(a.out, mode='a', header=not a.out.exists(), index=False)
+            print(*row.iloc[0], sep='\t', flush=True)
+    print(summary(a.out).to_string())
 
 if __name__=='__main__': main()

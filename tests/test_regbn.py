@@ -210,6 +210,15 @@ def test_autocast_island(dtype):
         with torch.autocast('cpu', dtype=dtype): out = a.train(mode)(f, g)
         for o,w in zip(out, b.train(mode)(f, g)): assert_close(o, w, rtol=0, atol=0)
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a graphics card')
+@pytest.mark.parametrize('kwargs', [{}, dict(normalize_input=True, consistent=True), dict(rank=3), dict(constraint='weight'), dict(sigma_thr=.1)], ids=str)
+def test_cuda_is_cpu(kwargs):
+    f,g = pair()
+    a,b = RegBN(6, 5, **kwargs),RegBN(6, 5, **kwargs).cuda()
+    for mode in True,False: assert_close(b.train(mode)(f.cuda(), g.cuda())[0].cpu(), a.train(mode)(f, g)[0], rtol=1e-4, atol=1e-5)
+    b.train()(f.cuda()*math.nan, g.cuda())
+    assert b.batches.tolist()==[1, 1, 0]
+
 def test_double_in_evaluation_before_training():
     f,g = pair(dtype=torch.float64)
     layer = RegBN(6, 5).eval()
