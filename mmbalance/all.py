@@ -14,12 +14,15 @@ from .data.core import *
 from .data.audio import *
 from .data.pairs import *
 from .data.av_digits import *
+from .data.cg_mnist import *
+from .layers.core import *
 from .layers.encoders import *
 from .layers.heads import *
 from .layers.regbn import *
 from .models import *
 from .callback.core import *
 from .callback.ogm_ge import *
+from .callback.regbn import *
 from .learner import *
 
 __all__ = [o for o in globals() if not o.startswith('_')]  # nbdev lists only what a module defines itself

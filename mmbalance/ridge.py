@@ -14,14 +14,26 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# %% ../nbs/01_ridge.ipynb #7c4b66e4
+# %% ../nbs/01_ridge.ipynb #9da5e38a
+class _Gram(torch.autograd.Function):
+    "Inner products of rows in another dtype; the gradient is of the dtype of the rows"
+    @staticmethod
+    def forward(ctx, x, dtype):
+        ctx.save_for_backward(x)
+        x = x.to(dtype)
+        return x@x.mT
+    @staticmethod
+    def backward(ctx, grad):
+        x, = ctx.saved_tensors
+        return (grad+grad.mT).to(x.dtype)@x, None
+
+# %% ../nbs/01_ridge.ipynb #a0148e35
 def gram(
     x:Tensor, # Features, or their transpose: one row for each row of the result (k, any)
     double_to:int=1024 # Largest k for which the result is made in float64
 )->Tensor: # Inner products of the rows (k, k)
     "Inner products of all rows of `x`, in float64 where that is cheap"
-    x = x.double() if x.shape[0]<=double_to else x
-    return x @ x.mT
+    return _Gram.apply(x, torch.float64 if x.shape[0]<=double_to else x.dtype)
 
 # %% ../nbs/01_ridge.ipynb #7a605ad1
 class Spectrum(NamedTuple):
@@ -30,7 +42,7 @@ class Spectrum(NamedTuple):
     kept:Tensor # Which singular values pass the threshold and are not rounding errors (k,)
     shrunk:Tensor # Singular values after the threshold, s' (k,)
 
-# %% ../nbs/01_ridge.ipynb #9de9dcf0
+# %% ../nbs/01_ridge.ipynb #7fd9d75f
 def spectrum(
     eigs:Tensor, # Eigenvalues of a Gram matrix, largest last (k,)
     sigma_thr:float=0., # Singular values at most this share of the largest are replaced ...
@@ -39,12 +51,12 @@ def spectrum(
 )->Spectrum:
     "Singular values with their threshold applied"
     eigs = eigs.clamp(min=0)
-    zero = eigs[...,-1:]*max((8*eps)**2, eigs.shape[-1]*torch.finfo(eigs.dtype).eps)
+    zero = (eigs[...,-1:]*max((8*eps)**2, eigs.shape[-1]*torch.finfo(eigs.dtype).eps)).clamp(min=1e-30)
     sigma = eigs.sqrt()
     kept = (eigs>zero) & (sigma>sigma_thr*sigma[...,-1:])
     return Spectrum(eigs, kept, torch.where(kept, sigma, sigma.new_tensor(sigma_min)*(eigs>zero)))
 
-# %% ../nbs/01_ridge.ipynb #c9b3ca2e
+# %% ../nbs/01_ridge.ipynb #e35dd06f
 def newton_root(
     a:Tensor, # Numerators, those of the largest eigenvalue last (..., k)
     b:Tensor, # What `lam` is added to, not negative (..., k)
@@ -52,32 +64,28 @@ def newton_root(
     steps:int=32 # Number of steps, always all of them: no value is waited for
 )->Tensor: # The root (...)
     "The `lam` where the sum of `(a/(b+lam))²` is 1, approached from the left"
-    a1,b1 = a[...,-1],b[...,-1]
+    gap = b[...,-1]-a[...,-1]
     for _ in range(steps):
-        d = b + lam[...,None]
-        term = (a/d).square()
-        excess = term[...,:-1].sum(-1) - (lam+(b1-a1))*(lam+(b1+a1))/(lam+b1).square()  # the sum less 1, without cancellation
-        size = 1 + excess
-        lam = lam + (excess*size/((1+size.sqrt())*(term/d).sum(-1))).clamp(min=0)
+        inv = 1/(b+lam[...,None])
+        term = (a*inv).square()
+        short = (lam+gap)*inv[...,-1]  # 1 less the largest ratio
+        excess = term[...,:-1].sum(-1) - short*(2-short)  # the sum less 1, without cancellation
+        size = excess+1
+        lam = lam + (excess*size/((size.sqrt()+1)*torch.linalg.vecdot(term, inv))).clamp(min=0)
     return lam
 
-# %% ../nbs/01_ridge.ipynb #aec6860f
+# %% ../nbs/01_ridge.ipynb #a143ab7e
 def fit_multiplier(
     spec:Spectrum, # Spectrum of g
-    steps:int=12 # Newton steps
+    steps:int=10 # Newton steps
 )->tuple[Tensor,Tensor]: # Ridge coefficient (1 where there is no root), and whether there is a root
     "The published constraint: the matrix that maps `f` to its fit has Frobenius norm 1; `f` does not occur in it"
     eigs,kept,shrunk = spec
-    top = torch.where(eigs[...,-1]>0, eigs[...,-1], 1)[...,None]
-    found = kept.sum(-1)>=2
-    a,b = shrunk*eigs.sqrt()/top, shrunk.square()/top
-    a,b = torch.where(found[...,None], a, 1), torch.where(found[...,None], b, 1)
-    e = torch.where(kept, b, 0)
-    count = torch.arange(e.shape[-1], 0, -1, dtype=e.dtype, device=e.device)
-    second = e[...,-2] if e.shape[-1]>1 else e[...,-1]
-    start = torch.maximum((e*(count.sqrt()-1)).amax(-1), .4*second**(2/3))
-    lam = newton_root(a, torch.where(shrunk>0, b, 1), start, steps)*top[...,0]
-    return torch.where(found, lam, 1), found
+    top,found = eigs[...,-1:],kept.sum(-1)>=2
+    a,b = shrunk*eigs.sqrt()/top,shrunk.square()/top
+    e,count = b*kept,torch.arange(eigs.shape[-1], 0, -1, dtype=eigs.dtype, device=eigs.device)
+    start = torch.maximum((e*(count.sqrt()-1)).amax(-1), .4*e[...,-2:][...,0]**(2/3))
+    return torch.where(found, newton_root(a, b, start, steps)*top[...,0], 1.), found
 
 # %% ../nbs/01_ridge.ipynb #5ddde595
 def weight_multiplier(
@@ -93,13 +101,26 @@ def weight_multiplier(
     start = torch.where(some, a-b, 0).amax(-1).clamp(min=0)
     return torch.where(free, 0, newton_root(a, b, start, steps)), found
 
-# %% ../nbs/01_ridge.ipynb #87bbf424
+# %% ../nbs/01_ridge.ipynb #7f2ec0c2
+class _Inverse(torch.autograd.Function):
+    "Inverse of a positive definite matrix from its Cholesky factor; nothing is waited for"
+    @staticmethod
+    def forward(ctx, M):
+        P = torch.cholesky_inverse(torch.linalg.cholesky_ex(M)[0])
+        ctx.save_for_backward(P)
+        return P
+    @staticmethod
+    def backward(ctx, grad):
+        P, = ctx.saved_tensors
+        return -P@grad@P
+
+# %% ../nbs/01_ridge.ipynb #6e35bcef
 def ridge_inverse(
     K:Tensor, # Gram matrix (k, k)
     lam:Tensor # Ridge coefficient, above 0
 )->Tensor: # (K + lam I)^-1 (k, k)
-    "Inverse of the Gram matrix with `lam` on its diagonal, without waiting for the device"
-    return torch.cholesky_inverse(torch.linalg.cholesky_ex(K + lam*torch.eye(len(K), dtype=K.dtype, device=K.device))[0])
+    "Inverse of the Gram matrix with `lam` on its diagonal"
+    return _Inverse.apply(K + lam*torch.eye(len(K), dtype=K.dtype, device=K.device))
 
 # %% ../nbs/01_ridge.ipynb #3a6396e7
 class _SpectralFunction(torch.autograd.Function):
@@ -146,35 +167,35 @@ def differentiable(
     step = (size-size.detach())/torch.where(slope>0, slope, 1)
     return lam + torch.where(lam>0, step, 0)
 
-# %% ../nbs/01_ridge.ipynb #9e1939bc
+# %% ../nbs/01_ridge.ipynb #52b2661f
 class Projection(NamedTuple):
-    "The projection W of one batch, in factors"
+    "The projection `W = left right` of one batch"
     f:Tensor # Features to clean (batch, n)
     g:Tensor # Features whose influence is removed (batch, m)
     K:Tensor # Gram matrix (k, k)
     P:Tensor # Its regularised inverse (k, k)
     lam:Tensor # Ridge coefficient
-    found:Tensor # Is there a root? If not, `W` is not to be used
+    found:Tensor # Is there a root? If not, the projection is not to be used
+    left:Tensor # g^T (dual) or P (primal) (m, k)
+    right:Tensor # P f (dual) or g^T f (primal) (k, n)
+    plain:bool # Is P = (K + lam I)^-1, without a threshold?
 
     @property
     def dual(self): return self.g.shape[0]<=self.g.shape[1]
 
-    def factors(self)->tuple[Tensor,Tensor]: # (m, k) and (k, n)
-        "Two matrices whose product is W"
-        P = self.P.to(self.f.dtype)
-        return (self.g.mT, P@self.f) if self.dual else (P, self.g.mT@self.f)
-
     def fit(self,
         x:Tensor # Features of the second modality (any, m)
-    )->Tensor: # What of `f` they explain (any, n)
-        "x W, without building W where it is the larger way"
-        if not self.dual:
-            left,right = self.factors()
-            return x @ (left@right)
-        C = self.K if x is self.g else x @ self.g.mT
-        return (C.to(self.P.dtype)@self.P).to(self.f.dtype) @ self.f
+    )->Tensor: # What they explain of the first (any, n)
+        "x W, without building W in the dual form"
+        if not self.dual: return x@(self.left@self.right)
+        C = self.K if x is self.g else x@self.left
+        return (C.to(self.P.dtype)@self.P).to(self.f.dtype)@self.f
 
-# %% ../nbs/01_ridge.ipynb #9adea82f
+    def rest(self)->Tensor: # What `g` does not explain of `f` (batch, n)
+        "f - g W"
+        return self.lam.to(self.f.dtype)*self.right if self.dual and self.plain else self.f - self.fit(self.g)
+
+# %% ../nbs/01_ridge.ipynb #5bcf4f0a
 def ridge_projection(
     f:Tensor, # Features to clean, finite (batch, n)
     g:Tensor, # Features whose influence is removed, finite (batch, m)
@@ -186,42 +207,44 @@ def ridge_projection(
 )->Projection:
     "Ridge regression of `f` on `g`, its size fixed by the constraint"
     dual,paper = g.shape[0]<=g.shape[1],constraint=='weight'
-    K = gram(g if dual else g.mT)
-    N = (gram(f) if dual else gram(g.mT@f)).to(K.dtype) if paper else K
-    spectral = paper or sigma_thr>0
+    K,plain = gram(g if dual else g.mT),not paper and sigma_thr==0
+    X = f if dual else g.mT@f
+    N = gram(X).to(K.dtype) if paper else K
     with torch.no_grad():
-        eigs,U = torch.linalg.eigh(K) if spectral else (torch.linalg.eigvalsh(K), None)
+        eigs,U = (torch.linalg.eigvalsh(K), None) if plain else torch.linalg.eigh(K)
         spec = spectrum(eigs, sigma_thr, sigma_min, torch.finfo(g.dtype).eps)
         if paper: root,found = weight_multiplier(spec, ((U.mT@N)*U.mT).sum(1).clamp(min=0)/(1 if dual else torch.where(eigs>0, eigs, 1)))
         else:     root,found = fit_multiplier(spec)
     lam = root if lam is None else lam
-    def inverse(lam): return spectral_inverse(K, U, spec, lam, sigma_thr>0) if spectral else ridge_inverse(K, lam)
-    P = inverse(lam)
+    P = ridge_inverse(K, lam) if plain else spectral_inverse(K, U, spec, lam, sigma_thr>0)
     if implicit:
         lam = differentiable(lam, P, K if dual or not paper else torch.eye(len(K), dtype=K.dtype, device=K.device), N)
-        P = ridge_inverse(K, lam)
-    return Projection(f, g, K, P, lam, found)
+        P = ridge_inverse(K, lam) if plain else spectral_inverse(K + (lam-root)*torch.eye(len(K), dtype=K.dtype, device=K.device), U, spec, root, False)
+    left,right = (g.mT, P.to(f.dtype)@X) if dual else (P.to(f.dtype), X)
+    return Projection(f, g, K, P, lam, found, left, right, plain)
 
-# %% ../nbs/01_ridge.ipynb #4c9804ef
-def _root_and_inverse(gram):
-    "`R` and `R^+` with `R^T R = gram`, from its eigenvalues"
-    eigs,U = torch.linalg.eigh(gram)
-    sigma = torch.where(eigs>eigs[-1:]*1e-12, eigs, 0).sqrt()
-    return sigma[:,None]*U.mT, U*torch.where(sigma>0, 1/sigma, 0)
+# %% ../nbs/01_ridge.ipynb #ddf563de
+def _joined_gram(x, y):
+    "Inner products of the columns of `x` and `y`, joined, in float64"
+    xy = x.mT@y
+    return torch.cat([torch.cat([x.mT@x, xy], 1), torch.cat([xy.mT, y.mT@y], 1)]).double()
 
-# %% ../nbs/01_ridge.ipynb #8ed888a0
+# %% ../nbs/01_ridge.ipynb #c7c7e338
 def low_rank_mean(
     left:Tensor, # Of the running projection (m, rank)
     right:Tensor, # (rank, n)
     new_left:Tensor, # Of the projection of this batch (m, k)
     new_right:Tensor, # (k, n)
-    weight:float|Tensor # Share of the new one
+    weight:float # Share of the new one
 )->tuple[Tensor,Tensor]: # Factors of the new running projection (m, rank), (rank, n)
     "Best approximation, at the same rank, of `(1-weight) left right + weight new_left new_right`"
     rank = left.shape[1]
-    X,Y = torch.cat([left, new_left], 1), torch.cat([(1-weight)*right, weight*new_right])
-    A,A_inv = _root_and_inverse((X.mT@X).double())
-    B,B_inv = _root_and_inverse((Y@Y.mT).double())
-    U,S,Vh = torch.linalg.svd(A@B.mT)
-    root = S[:rank].sqrt()
-    return X@(A_inv@U[:,:rank]*root).to(X.dtype), (root[:,None]*Vh[:rank]@B_inv.mT).to(Y.dtype)@Y
+    G,H = _joined_gram(left, new_left),_joined_gram(right.mT, new_right.mT)
+    size = G.diagonal().sqrt().clamp(min=1e-30)  # columns of X to unit length, so that small ones are not lost
+    eigs,Q = torch.linalg.eigh(G/(size*size[:,None]))
+    sigma = torch.where(eigs>10*torch.finfo(left.dtype).eps, eigs, 0).sqrt()
+    share = torch.where(torch.arange(len(G), device=G.device)<rank, 1-weight, weight)
+    B = sigma[:,None]*Q.mT*(size*share)
+    U = torch.linalg.eigh(B@H@B.mT)[1][:,-rank:]
+    L,R = (Q@(U*torch.where(sigma>0, 1/sigma, 0)[:,None])/size[:,None]).to(left.dtype),(U.mT@B).to(right.dtype)
+    return left@L[:rank] + new_left@L[rank:], R[:,:rank]@right + R[:,rank:]@new_right

@@ -93,7 +93,7 @@ def test_every_scale_has_its_root(case):
         assert p.found and abs(p.lam/lam-1)<1e-6
 
 def test_rank():
-    assert not ridge_projection(read('rank1', 'f')[0], read('rank1', 'g')[0].float()).found
+    assert not ridge_projection(read('rank1', 'f')[0].float(), read('rank1', 'g')[0].float()).found
     p = ridge_projection(read('rankdef_notfound_min0', 'f')[0], read('rankdef_notfound_min0', 'g')[0])
     assert p.found and abs(p.lam/.0005816298093947244-1)<1e-6
 
