@@ -17,7 +17,8 @@ from mmbalance.data.av_digits import fetch
 from mmbalance.data.cg_mnist import cg_mnist
 from mmbalance.layers.encoders import ConvEncoder
 from mmbalance.layers.heads import ConcatHead
-from mmbalance.layers.regbn import RegBNFusion, RegBNPairs, RegBNStages, set_epoch
+from mmbalance.fusion import RegBNFusion, RegBNStages
+from mmbalance.layers.regbn import RegBNPairs, set_epoch
 from mmbalance.models import FusionModel
 
 views = ('grey', 'color')

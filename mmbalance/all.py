@@ -7,7 +7,7 @@ Docs: https://mmbalance.github.io/mmbalance/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/04_all.ipynb #3fa1137b
+# %% ../nbs/04_all.ipynb #ce9dc4cc
 from fastai.vision.all import *
 from .core import *
 from .data.core import *
@@ -20,9 +20,15 @@ from .layers.encoders import *
 from .layers.heads import *
 from .layers.regbn import *
 from .models import *
+from .fusion import *
+from .metrics import *
 from .callback.core import *
 from .callback.ogm_ge import *
 from .callback.regbn import *
+from .callback.live import *
 from .learner import *
+from .ablation import *
+from .interpret import *
+from .diagnose import *
 
 __all__ = [o for o in globals() if not o.startswith('_')]  # nbdev lists only what a module defines itself

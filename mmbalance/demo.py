@@ -24,7 +24,7 @@ from .data.av_digits import GreyImageBlock, mnist_stats, real_digits, synth_digi
 from .data.pairs import MultimodalDataBlock
 from .layers.encoders import ConvEncoder
 from .layers.heads import ConcatHead
-from .layers.regbn import RegBNFusion
+from .fusion import RegBNFusion
 from .learner import fusion_learner
 
 # %% ../nbs/05_demo.ipynb #b26c1de6
@@ -44,12 +44,12 @@ def digit_dls(
         get_x=[ColReader('audio', pref=path), ColReader('image', pref=path)], splitter=ColSplitter())
     return av.dataloaders(df, bs=bs, **kwargs)
 
-# %% ../nbs/05_demo.ipynb #186049f0
+# %% ../nbs/05_demo.ipynb #d3f787fa
 def runs(
     alpha:float=.8 # Degree of modulation of OGM-GE
 )->dict: # Name of the run -> head, callbacks
     "Plain joint training, OGM-GE, and OGM-GE with a head that cleans the audio of what the image explains"
-    return {'joint': (ConcatHead, []), 'OGM-GE': (ConcatHead, [OGMGE(alpha)]), 'OGM-GE + RegBN': (partial(RegBNFusion, head=ConcatHead), [OGMGE(alpha)])}
+    return {'joint': (ConcatHead, []), 'OGM-GE': (ConcatHead, [OGMGE(alpha)]), 'OGM-GE + RegBN': (RegBNFusion, [OGMGE(alpha)])}
 
 # %% ../nbs/05_demo.ipynb #c5448777
 def train(

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 from mmbalance.layers.heads import ConcatHead, SumHead
-from mmbalance.layers.regbn import RegBN, RegBNFusion, RegBNPairs, RegBNStages, set_epoch
+from mmbalance.fusion import RegBNFusion, RegBNStages
+from mmbalance.layers.regbn import RegBN, RegBNPairs, set_epoch
 from mmbalance.ridge import Spectrum, fit_multiplier, gram, low_rank_mean, newton_root, ridge_projection, spectrum, weight_multiplier
 import mmbalance.compat as compat
 

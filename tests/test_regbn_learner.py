@@ -12,7 +12,7 @@ from mmbalance.callback.core import UnimodalAccuracy
 from mmbalance.callback.ogm_ge import OGMGE
 from mmbalance.callback.regbn import RegBNCallback
 from mmbalance.layers.heads import SumHead
-from mmbalance.layers.regbn import RegBNFusion
+from mmbalance.fusion import RegBNFusion
 from mmbalance.models import FusionModel
 
 def learner(cbs=(), seed=0):

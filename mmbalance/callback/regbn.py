@@ -10,7 +10,8 @@ __all__ = ['RegBNCallback']
 # %% ../../nbs/callback/02_regbn.ipynb #8f381150
 from warnings import warn
 from fastai.callback.core import Callback
-from ..layers.regbn import RegBN, RegBNFusion, set_epoch
+from ..fusion import RegBNFusion
+from ..layers.regbn import RegBN, set_epoch
 
 # %% ../../nbs/callback/02_regbn.ipynb #1d844c12
 class RegBNCallback(Callback):
