@@ -7,16 +7,19 @@ Docs: https://mmbalance.github.io/mmbalance/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/04_all.ipynb #ce9dc4cc
+# %% ../nbs/04_all.ipynb #1f034fa5
 from fastai.vision.all import *
 from .core import *
 from .data.core import *
 from .data.audio import *
 from .data.pairs import *
+from .data.augment import *
+from .data.video import *
 from .data.av_digits import *
 from .data.cg_mnist import *
 from .layers.core import *
 from .layers.encoders import *
+from .layers.frames import *
 from .layers.heads import *
 from .layers.regbn import *
 from .models import *
@@ -25,6 +28,7 @@ from .metrics import *
 from .callback.core import *
 from .callback.ogm_ge import *
 from .callback.regbn import *
+from .callback.mixup import *
 from .callback.live import *
 from .learner import *
 from .ablation import *

@@ -1,0 +1,342 @@
+"Every call of fastai's on pairs and on three modalities; the table in the documentation has one line per test of this file"
+import re
+from base64 import b64decode
+from functools import partial
+from io import BytesIO
+from types import SimpleNamespace
+import numpy as np, pandas as pd, pytest, soundfile as sf, torch
+from PIL import Image
+from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.schedule import *
+from fastai.callback.training import GradientAccumulation
+from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
+from fastai.data.transforms import ColReader, ColSplitter, Normalize
+from fastai.interpret import ClassificationInterpretation, Interpretation
+from fastai.learner import load_learner
+from fastai.metrics import accuracy, accuracy_multi, mse
+from fastai.torch_core import set_seed, tensor
+from fastai.vision.augment import Flip, RandomCrop, Resize, aug_transforms
+from fastai.vision.data import ImageBlock
+from mmbalance.callback.mixup import MultimodalCutMix, MultimodalMixUp
+from mmbalance.callback.ogm_ge import OGMGE
+from mmbalance.data.audio import AudioBlock, MelSpecBlock, SpecBlock
+from mmbalance.data.core import TensorAudio, TensorSpec
+from mmbalance.data.pairs import MultimodalDataBlock
+from mmbalance.layers.encoders import ConvEncoder
+from mmbalance.learner import fusion_learner
+
+torch.set_num_threads(1)
+n_items,pitches = 24,dict(low=300, mid=800, high=2000)
+small = partial(ConvEncoder, widths=(4,8))
+
+def row_vector(row): return [row.name, pitches[row.label]]
+def to_vector(o): return tensor(o).float()
+def vector_encoder(n_in): return torch.nn.Sequential(torch.nn.BatchNorm1d(n_in), torch.nn.Linear(n_in, 4))
+def text_ids(row): return [row.name%5, *range(5)]
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    "Tones, each at a loudness of its own that names its row, with pictures of one grey level each"
+    path,rng = tmp_path_factory.mktemp('pairs'),np.random.default_rng(0)
+    labels = [list(pitches)[i%3] for i in range(n_items)]
+    for i,label in enumerate(labels):
+        sf.write(path/f'{i}.wav', (i+1)/30*np.sin(2*np.pi*pitches[label]*np.arange(4000)/8000), 8000)
+        Image.fromarray(np.full((36,40,3), 10*i, 'uint8')).save(path/f'{i}.png')
+    df = pd.DataFrame(dict(audio=[f'{i}.wav' for i in range(n_items)], image=[f'{i}.png' for i in range(n_items)], label=labels,
+        tags=[f'{o} tone' for o in labels], value=rng.random(n_items), is_valid=[i%4==3 for i in range(n_items)]))
+    return path,df
+
+def block(path, n=2, y=CategoryBlock, get_y=ColReader('label'), item_tfms=Resize(32), audio=MelSpecBlock(sr=8000, length=.4, n_mels=16), **kwargs):
+    inputs = dict(audio=audio, image=ImageBlock, vector=TransformBlock(type_tfms=to_vector))
+    get_x = dict(audio=ColReader('audio', pref=path), image=ColReader('image', pref=path), vector=row_vector)
+    return MultimodalDataBlock(y=y, get_x={k: get_x[k] for k in [*inputs][:n]}, get_y=get_y, splitter=ColSplitter(), item_tfms=item_tfms,
+        **dict([*inputs.items()][:n]), **kwargs)
+
+def learner(dls, path, **kwargs):
+    set_seed(0)
+    encoders = dict(audio=small(1), image=small(3), vector=vector_encoder(2))
+    return fusion_learner(dls, {m: encoders[m] for m in dls.modalities}, path=path, **kwargs)
+
+@pytest.fixture(params=[2,3], ids=['pair','three'])
+def case(request, data):
+    path,df = data
+    set_seed(0)
+    dblock = block(path, request.param)
+    dls = dblock.dataloaders(df, bs=4, num_workers=0)
+    return SimpleNamespace(n=request.param, path=path, df=df, block=dblock, dls=dls, learn=learner(dls, path, metrics=accuracy))
+
+@pytest.fixture
+def shown(monkeypatch):
+    "What was shown, as HTML"
+    res = []
+    monkeypatch.setattr('mmbalance.data.core.show_html', res.append)
+    return res
+
+def sounds(html): return [sf.read(BytesIO(b64decode(o)))[0] for o in re.findall(r'src="data:audio/wav;base64,([^"]+)"', html)]
+def row_of(sound): return round(np.asarray(sound).std()*2**.5*30)-1
+def inputs(case, i):
+    row = case.df.iloc[i]
+    return (case.path/row.audio, case.path/row.image, row_vector(row))[:case.n]
+
+def check_shown(html, df, n):
+    "Each cell has one picture and one player, and the player plays a sound of the class in the title"
+    cells = html.split('<div style="border')[1:]
+    assert len(cells)==n
+    for cell in cells:
+        sound, = sounds(cell)
+        assert df.label[row_of(sound)] == re.search('<div>(.*?)</div>', cell)[1].split(' / ')[0]
+        assert cell.count('<img')==1
+
+def test_show_batch(case, shown):
+    case.dls.show_batch(max_n=3)
+    check_shown(shown[0], case.df, 3)
+    case.dls.valid.show_batch(max_n=4, ncols=2)
+    assert [row_of(o) for o in sounds(shown[1])]==[3,7,11,15]
+
+def test_show_batch_unique(case, shown):
+    case.dls.train.show_batch(max_n=3, unique=True)
+    assert len({row_of(o) for o in sounds(shown[0])})==1
+    case.dls.train.show_batch(max_n=4)
+    assert len({row_of(o) for o in sounds(shown[1])})>1
+
+def test_show_results(case, shown):
+    case.learn.show_results(max_n=4, shuffle=False)
+    check_shown(shown[0], case.df, 4)
+    assert ' / ' in shown[0]
+
+def test_summary(case, capsys, shown):
+    case.block.summary(case.df, show_batch=True)
+    assert len(sounds(shown[0]))==4
+    assert 'TensorSpec of size 4x1x16' in capsys.readouterr().out
+
+def test_one_batch(case):
+    b = case.dls.one_batch()
+    assert [tuple(o.shape) for o in b]==[(4,1,16,26), (4,3,32,32), (4,2)][:case.n]+[(4,)]
+    assert isinstance(b[0], TensorSpec) and b[0].wave.shape==(4,1,3200)
+
+def test_test_dl(case):
+    rows = case.df.iloc[[2,5]]
+    b, = case.dls.test_dl(rows)
+    assert len(b)==case.n
+    b, = case.dls.test_dl(rows, with_labels=True)
+    assert b[-1].tolist()==[case.dls.vocab.o2i[o] for o in rows.label]
+    b, = case.dls.test_dl([inputs(case, i) for i in (2,5)])
+    for got,want in zip(b, next(iter(case.dls.test_dl(rows)))): assert torch.equal(got, want)
+
+def test_test_dl_given_with_labels(case):
+    b, = case.dls.test_dl([(*inputs(case, i), case.df.label[i]) for i in (2,5)], with_labels=True)
+    assert b[-1].tolist()==[case.dls.vocab.o2i[case.df.label[i]] for i in (2,5)]
+
+def test_get_preds(case):
+    inps,preds,targs,dec,losses = case.learn.get_preds(with_input=True, with_decoded=True, with_loss=True)
+    assert preds.shape==(6,3) and dec.shape==losses.shape==(6,)
+    assert [row_of(o.wave[0]) for o in inps[0]]==[3,7,11,15,19,23]
+    assert targs.tolist()==[case.dls.vocab.o2i[o] for o in case.df.label[3::4]]
+
+def test_predict_row_and_files(case):
+    want = case.learn.get_preds(dl=case.dls.test_dl(case.df.iloc[[7]]))[0][0]
+    for item in case.df.iloc[7], inputs(case, 7), [str(o) if i<2 else o for i,o in enumerate(inputs(case, 7))], dict(zip(case.dls.modalities, inputs(case, 7))):
+        label,i,probs = case.learn.predict(item)
+        assert torch.equal(probs, want) and label==case.dls.vocab[i]
+
+def test_predict_arrays(case):
+    item = [sf.read(inputs(case, 7)[0])[0], np.array(Image.open(inputs(case, 7)[1])), np.array(row_vector(case.df.iloc[7]))][:case.n]
+    assert torch.allclose(case.learn.predict(item)[2], case.learn.predict(case.df.iloc[7])[2], atol=1e-4)
+
+def test_predict_with_input(case):
+    inp,*_ = case.learn.predict(inputs(case, 7), with_input=True)
+    assert len(inp)==case.n and row_of(inp[0].wave)==7
+
+@pytest.mark.parametrize('missing', ['audio','image'])
+def test_predict_missing(case, missing):
+    "The features of a missing modality are zero"
+    item = dict(zip(case.dls.modalities, inputs(case, 7)))
+    probs = case.learn.predict({**item, missing: None})[2]
+    assert torch.equal(probs, case.learn.predict([v if k!=missing else None for k,v in item.items()])[2])
+    assert torch.equal(probs, case.learn.predict({k: v for k,v in item.items() if k!=missing})[2])
+    b, = case.dls.test_dl([item])
+    with torch.no_grad():
+        model = case.learn.model.eval()
+        feats = {m: enc(x.as_subclass(torch.Tensor)) for (m,enc),x in zip(model.encoders.items(), b)}
+        feats[missing].zero_()
+        assert torch.allclose(probs, model.head(feats)[0].softmax(0), atol=1e-6)
+    assert not model.head._forward_pre_hooks
+
+def test_missing_within_a_batch(case):
+    items = [dict(zip(case.dls.modalities, inputs(case, i))) for i in range(6)]
+    items[1]['image'] = items[4]['audio'] = None
+    preds,_ = case.learn.get_preds(dl=case.dls.test_dl(items))
+    for item,pred in zip(items, preds): assert torch.allclose(pred, case.learn.predict(item)[2], atol=1e-6)
+
+def test_missing_all(case):
+    with pytest.raises(ValueError, match='audio, image'): case.learn.predict([None]*case.n)
+
+def test_validate(case):
+    loss,acc,*uni = case.learn.validate()
+    assert len(uni)==case.n and 0<=acc<=1
+    assert not case.learn.model.head._forward_pre_hooks
+
+@pytest.mark.filterwarnings('ignore:.*numpy.core is deprecated')  # torch and fastai, in checkpoints
+def test_lr_find(case):
+    before = {k: v.clone() for k,v in case.learn.model.state_dict().items()}
+    with case.learn.no_bar(): assert case.learn.lr_find(num_it=20, show_plot=False).valley>0
+    for k,v in case.learn.model.state_dict().items(): assert torch.equal(v, before[k])
+
+def test_fit_one_cycle(case):
+    with case.learn.no_bar(): case.learn.fit_one_cycle(2, slice(1e-3,1e-2), cbs=[OGMGE(), GradientAccumulation(8)])
+    assert len(case.learn.recorder.values)==2
+
+def test_fine_tune(case):
+    with case.learn.no_bar(): case.learn.fine_tune(1)
+    assert len(case.learn.recorder.values)==1 and len(case.learn.opt.param_groups)==case.n+1
+
+def test_tta(data):
+    path,df = data
+    dls = block(path, batch_tfms=aug_transforms(size=24)).dataloaders(df, bs=4, num_workers=0)
+    learn = learner(dls, path)
+    with learn.no_bar(): preds,targs = learn.tta(n=2)
+    assert preds.shape==(6,3) and torch.allclose(preds.sum(1), torch.ones(6), atol=1e-5)
+    assert not torch.allclose(preds, learn.get_preds()[0])
+
+def test_export(case, monkeypatch):
+    monkeypatch.setattr('fastai.learner.warn', lambda *args: None)  # that pickle is not safe
+    item = inputs(case, 7)
+    want = case.learn.predict(item)[2]
+    case.learn.export('learn.pkl')
+    learn = load_learner(case.path/'learn.pkl')
+    assert torch.equal(learn.predict(item)[2], want)
+    assert torch.equal(learn.predict(case.df.iloc[7])[2], want)
+    learn.predict((item[0], None, *item[2:]))
+    assert torch.equal(learn.get_preds(dl=learn.dls.test_dl(case.df.iloc[[7]]))[0][0], want)
+
+@pytest.mark.filterwarnings('ignore:.*numpy.core is deprecated')  # torch and fastai, in checkpoints
+def test_save_load(case):
+    with case.learn.no_bar(): case.learn.fit(1)
+    want = case.learn.get_preds()[0]
+    case.learn.save('weights')
+    with case.learn.no_bar(): case.learn.fit(1, .1)
+    assert not torch.equal(case.learn.get_preds()[0], want)
+    case.learn.load('weights')
+    assert torch.equal(case.learn.get_preds()[0], want)
+
+def test_interpretation(case, shown):
+    interp = Interpretation.from_learner(case.learn)
+    losses,idx,items = interp.top_losses(2, items=True)
+    interp.show_results(idx.tolist())
+    assert [row_of(o) for o in sounds(shown[0])]==items.index.tolist()
+
+@pytest.mark.filterwarnings('ignore:Precision is ill-defined')  # scikit-learn
+def test_confusion_matrix(case):
+    interp = ClassificationInterpretation.from_learner(case.learn)
+    assert interp.confusion_matrix().sum()==6
+    interp.plot_confusion_matrix()
+    assert sum(o[2] for o in interp.most_confused())<=6
+    interp.print_classification_report()
+
+@pytest.mark.parametrize('which', [3, range(1,3)])
+def test_plot_top_losses(case, shown, which):
+    interp = ClassificationInterpretation.from_learner(case.learn)
+    interp.plot_top_losses(which)
+    losses,idx = interp.top_losses()
+    idx = idx[:3] if which==3 else idx[1:3]
+    assert [row_of(o) for o in sounds(shown[0])]==case.df.index[case.df.is_valid][idx.numpy()].tolist()
+    check_shown(shown[0], case.df, len(idx))
+    assert f'{losses[1].item():.2f}' in shown[0]
+
+@pytest.mark.parametrize('mix', [MultimodalMixUp, MultimodalCutMix])
+def test_mix(case, mix):
+    loss_func = case.learn.loss_func
+    with case.learn.no_bar(): case.learn.fit_one_cycle(1, 1e-3, cbs=mix())
+    assert case.learn.loss_func is loss_func and case.learn.recorder.values
+
+@pytest.mark.parametrize('mix', [MultimodalMixUp, MultimodalCutMix])
+def test_failure_leaves_the_learner_as_it_was(case, mix):
+    loss_func,cbs = case.learn.loss_func,list(case.learn.cbs)
+    def boom(self): raise RuntimeError('boom')
+    for event in 'before_batch after_pred after_loss after_step after_epoch'.split():
+        with case.learn.no_bar(), pytest.raises(RuntimeError, match='boom'): case.learn.fit(1, cbs=[mix(), type('Boom', (Callback,), {event: boom})()])
+        assert case.learn.loss_func is loss_func
+    with case.learn.no_bar(): case.learn.fit(1)
+
+@pytest.mark.filterwarnings('ignore:.*CUDA is not available')
+@pytest.mark.parametrize('to', ['to_fp16','to_bf16'])
+def test_mixed_precision(case, to):
+    with case.learn.no_bar(): getattr(case.learn, to)().fit(1)
+    assert case.learn.predict(inputs(case, 7))[2].dtype==torch.float32
+
+@pytest.mark.parametrize('n', [2,3])
+@pytest.mark.parametrize('kind', ['multi','regression','regression2'])
+def test_other_targets(data, n, kind, shown):
+    path,df = data
+    y,get_y,metric = dict(multi=(MultiCategoryBlock, ColReader('tags', label_delim=' '), accuracy_multi),
+        regression=(RegressionBlock, ColReader('value'), mse), regression2=(RegressionBlock(2), ColReader(['value','value']), mse))[kind]
+    learn = learner(block(path, n, y, get_y).dataloaders(df, bs=4, num_workers=0), path, metrics=metric)
+    with learn.no_bar(): learn.fit_one_cycle(1, 1e-3)
+    item = (path/df.audio[7], path/df.image[7], row_vector(df.iloc[7]))[:n]
+    dec,_,raw = learn.predict(item)
+    assert raw.shape==dict(multi=(4,), regression=(1,), regression2=(2,))[kind]
+    learn.show_results(max_n=2)
+    learn.dls.show_batch(max_n=2)
+    Interpretation.from_learner(learn).plot_top_losses(2)
+    assert [len(sounds(o)) for o in shown]==[2,2,2]
+    for mix in MultimodalMixUp, MultimodalCutMix:
+        with learn.no_bar(): learn.fit(1, cbs=mix())
+
+def test_workers(case):
+    one = [b for b in case.dls.valid]
+    two = [b for b in case.dls.valid.new(num_workers=2)]
+    for x,y in zip(one, two):
+        for o,p in zip(x, y): assert type(o) is type(p) and torch.equal(o, p)
+    assert two[0][0].wave.sr==8000
+    with case.learn.no_bar(): case.learn.fit(1, cbs=[])
+
+def test_two_audio_inputs_keep_their_settings(data):
+    path,df = data
+    av = MultimodalDataBlock(mel=MelSpecBlock(sr=8000, length=.4, n_mels=16), fine=MelSpecBlock(sr=4000, length=.2, n_mels=20, n_fft=256), stft=SpecBlock(sr=8000, length=.3),
+        wave=AudioBlock(sr=8000, length=.1), y=CategoryBlock, get_x=[ColReader('audio', pref=path)]*4, splitter=ColSplitter())
+    dls = av.dataloaders(df, bs=4, num_workers=0)
+    b = dls.one_batch()
+    assert [tuple(o.shape[1:]) for o in b[:4]]==[(1,16,26), (1,20,13), (1,257,19), (1,800)]
+    assert [o.sr for o in b[:4]]==[8000, 4000, 8000, 8000]
+    for o in b[:3]: assert abs(o.as_subclass(torch.Tensor).mean())<.7 and .5<o.as_subclass(torch.Tensor).std()<1.6
+
+def test_plain_block_refuses_to_mix_settings(data):
+    from fastai.data.block import DataBlock
+    path,df = data
+    for a,b in (MelSpecBlock(sr=8000), MelSpecBlock(sr=8000, n_mels=20)), (MelSpecBlock(sr=8000), SpecBlock(sr=8000)), (AudioBlock(sr=8000), SpecBlock(sr=8000)):
+        plain = DataBlock((a, b, CategoryBlock), n_inp=2, get_x=[ColReader('audio', pref=path)]*2, get_y=ColReader('label'), splitter=ColSplitter())
+        with pytest.raises(ValueError, match='use `MultimodalDataBlock`'): plain.dataloaders(df, bs=4, num_workers=0).one_batch()
+
+def test_normalize_takes_each_inputs_own_statistics(data):
+    path,df = data
+    av = MultimodalDataBlock(audio=MelSpecBlock(sr=8000, length=.4, n_mels=16, normalize=False), left=ImageBlock, right=ImageBlock, y=CategoryBlock,
+        get_x=[ColReader('audio', pref=path), ColReader('image', pref=path), ColReader('image', pref=path)], splitter=ColSplitter(), batch_tfms=[Normalize()],
+        item_tfms=dict(left=Resize(16), right=Resize(32)))
+    dls = av.dataloaders(df, bs=18, num_workers=0)
+    spec,left,right,_ = dls.one_batch()
+    assert spec.as_subclass(torch.Tensor).mean()<-2  # left as it was
+    assert left.shape[-1]==16 and right.shape[-1]==32
+    for x in left,right: assert x.mean().abs()<.01 and abs(x.std()-1)<.01
+    for x in dls.decode((spec,left,right))[1:]: assert ((x.float()+5)%10-5).abs().max()<=1  # the grey levels of the files
+
+def test_pictures_are_augmented_by_their_own_size(data):
+    "fastai draws crops by the size of the first input, which is a sound here"
+    path,df = data
+    dls = block(path, item_tfms=RandomCrop(20), batch_tfms=aug_transforms(size=16)+[Normalize()]).dataloaders(df, bs=4, num_workers=0)
+    assert dls.one_batch()[1].shape==(4,3,16,16) and dls.valid.one_batch()[1].shape==(4,3,16,16)
+
+def test_text_ids(data):
+    path,df = data
+    av = MultimodalDataBlock(text=TransformBlock(type_tfms=tensor), image=ImageBlock, y=CategoryBlock, get_x=[text_ids, ColReader('image', pref=path)],
+        splitter=ColSplitter(), item_tfms=Resize(32), batch_tfms=aug_transforms())
+    dls = av.dataloaders(df, bs=4, num_workers=0)
+    learn = fusion_learner(dls, dict(text=torch.nn.Sequential(torch.nn.Embedding(6,4), torch.nn.Flatten()), image=small(3)), path=path)
+    with learn.no_bar(): learn.fit(1)
+    with learn.no_bar(): learn.fit(1, cbs=MultimodalCutMix())
+    with learn.no_bar(), pytest.raises(TypeError, match='text'): learn.fit(1, cbs=MultimodalMixUp())
+
+def test_strings_are_refused(data):
+    path,df = data
+    av = MultimodalDataBlock(audio=AudioBlock(sr=8000), title=TransformBlock, y=CategoryBlock, get_x=[ColReader('audio', pref=path), ColReader('tags')], splitter=ColSplitter())
+    with pytest.raises(TypeError, match='title'): av.dataloaders(df, bs=4, num_workers=0).one_batch()
