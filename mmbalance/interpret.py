@@ -18,7 +18,7 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random
 from .ablation import FeaturePass, fill_values, logit_shares, subset_logits
 from .callback.ogm_ge import colors
-from .data.pairs import sample_html, show_html
+from .data.core import sample_html, show_html
 from .metrics import Estimate, count_right, estimate, imbalance_degree, macro_f1, mcnemar, shapley
 
 # %% ../nbs/06_interpret.ipynb #d77037a3
