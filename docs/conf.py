@@ -1,4 +1,5 @@
 "How Sphinx renders the notebooks that docs/make.py wrote"
+import re
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -24,7 +25,8 @@ html_copy_source = html_show_sourcelink = False
 html_math_renderer = 'mathml'  # no MathJax: nothing is fetched when the page is read
 
 def mathml(node, **kwargs):
-    try: return tex2mathml(node.astext(), **kwargs)
+    text = re.sub(r'\\[bB]ig+[lr]?(?![a-zA-Z])', '', node.astext()).replace(r'\dots', r'\ldots')  # docutils does not know them
+    try: return tex2mathml(text, **kwargs)
     except MathError as e:
         getLogger(__name__).warning('%s in %s', e, node.astext(), location=node)
         return ''

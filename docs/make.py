@@ -2,11 +2,12 @@
 
 nbdev runs the `show_doc` cells and resolves the backtick links, as `nbdev-docs` does before it calls Quarto.
 This script turns the result into ordinary MyST notebooks, which Sphinx renders, and into Markdown."""
-import json, os, posixpath, re, shutil, sys
+import ast, json, os, posixpath, re, shutil, sys
 from pathlib import Path
 
 import nbformat, yaml
 from nbconvert import MarkdownExporter
+from nbdev import processors
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup, nbdev_export
 from nbdev.serve import proc_nbs
@@ -64,6 +65,14 @@ def convert(cell, path):
         source='\n'.join(lines), outputs=cell['outputs'], execution_count=None)
 
 # Notebooks
+
+nbdev_runs = processors._do_eval
+def runs(cell):
+    "Which cells run when the site is built: exported ones, `show_doc`, and those that hold nothing but imports; not every one with an import in it"
+    if not nbdev_runs(cell): return False
+    return bool(cell.directives_.keys() & {'export', 'exports', 'exporti', 'exec_doc'} or processors._show_docs(cell.parsed_())
+        or all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in cell.parsed_()))
+processors._do_eval = runs
 
 def process():
     "The notebooks as plain notebooks, by path; what lies beside them is copied to `src`"
