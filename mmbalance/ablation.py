@@ -7,7 +7,7 @@ Docs: https://mmbalance.github.io/mmbalance/ablation.html.md"""
 # %% auto #0
 __all__ = ['left_as_it_was', 'FeaturePass', 'input_fill', 'fill_values', 'subset_logits', 'logit_shares']
 
-# %% ../nbs/06_ablation.ipynb #6d37e936
+# %% ../nbs/06_ablation.ipynb #ea0e8be9
 from collections.abc import Mapping
 from contextlib import contextmanager
 import torch
@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from fastai.torch_core import get_model, no_random, to_device
 from .core import listed, plain
 from .learner import is_single_label
-from .metrics import HeadTap, ablate, subsets
+from .metrics import HeadTap, ablate, behind_cleaning, subsets
 
 # %% ../nbs/06_ablation.ipynb #e30c0a4a
 @contextmanager
@@ -31,7 +31,7 @@ def left_as_it_was(
         model.eval()  # a head that keeps features for later forgets them
         for o,training in modes.items(): o.training = training
 
-# %% ../nbs/06_ablation.ipynb #e3774aa4
+# %% ../nbs/06_ablation.ipynb #bb6972df
 class FeaturePass:
     "One pass of a model over `dl`: the features of every sample by modality, the logits and the targets, in order"
     def __init__(self,
@@ -76,11 +76,9 @@ class FeaturePass:
             f'{f" of shape {tuple(ys[0].shape)}" if ys else ""}; pass data with one label per sample')
         return {m: f.cpu() for m,f in feats.items()},out.float().cpu(),plain(ys[0]).cpu()
 
-    def head(self, feats, method=None, bs=1024):
-        "What the head, or a method of it, makes of cached features: logits, or a dict of them"
-        head = self.model.head
-        def call(o): return getattr(head, method)(o) if method else self.tap.ask(head, o)
-        parts = [call({m: x[i:i+bs].to(self.device) for m,x in feats.items()}) for i in range(0, len(self.y), bs)]
+    def batched(self, f, feats, bs=1024):
+        "What `f` makes of cached features: a tensor, or a dict of them"
+        parts = [f({m: x[i:i+bs].to(self.device) for m,x in feats.items()}) for i in range(0, len(self.y), bs)]
         def join(os): return torch.cat([plain(o).float().cpu() for o in os])
         return {m: join([o[m] for o in parts]) for m in parts[0]} if isinstance(parts[0], Mapping) else join(parts)
 
@@ -112,28 +110,33 @@ def input_fill(
             if not _same(feats[m].cpu(), p.feats[m][:len(feats[m])]): raise ValueError(f"The features of {m} change with the other inputs, so they cannot be kept; take `at='features'`")
         return {m: f[0] for m,f in p.run(blank)[1].items()}
 
-# %% ../nbs/06_ablation.ipynb #42898855
-def fill_values(p, at, by):
-    "By modality, the features that take the place of one left out; None is zeros"
+# %% ../nbs/06_ablation.ipynb #53f4ba6e
+def fill_values(p, feats, at, by):
+    "By modality, what takes the place of the features of one sample; None is zeros"
     if at not in ('features', 'inputs') or by not in ('zeros', 'mean'): raise ValueError(f"`at` is 'features' or 'inputs' and `by` is 'zeros' or 'mean', but {at!r} and {by!r} came")
     if at=='inputs': return input_fill(p, by)
-    return {m: x.mean(0) for m,x in p.feats.items()} if by=='mean' else None
+    return {m: x.mean(0) for m,x in feats.items()} if by=='mean' else None
 
-# %% ../nbs/06_ablation.ipynb #3e98c65a
+# %% ../nbs/06_ablation.ipynb #7ed90468
 def subset_logits(
     p:FeaturePass, # The features
-    fill:dict|None=None # By modality, what takes the place of the features of one sample; None is zeros
+    at:str='features', # Where modalities are left out: 'features' or 'inputs'
+    by:str='zeros' # What takes their place: 'zeros' or the 'mean'
 )->dict: # By subset (a tuple of names), logits (n, n_classes)
     "What the model says of each sample, for every subset of modalities"
-    with left_as_it_was(p.model): res = {S: p.head(ablate(p.feats, S, fill)) for S in subsets(p.names)}
+    head,feats = p.model.head,p.feats
+    with left_as_it_was(p.model):
+        if at=='features' and hasattr(head, 'cleaned'): feats = p.batched(lambda o: behind_cleaning(head, o)[1], feats); head = head.head
+        fill = fill_values(p, feats, at, by)
+        res = {S: p.batched(lambda o: p.tap.ask(head, o), ablate(feats, S, fill)) for S in subsets(p.names)}
     if not _same(res[tuple(p.names)], p.logits): raise ValueError("`head` alone does not give the model's logits, so modalities cannot be left out at the features; let `head` be the last part of the model")
     return res
 
-# %% ../nbs/06_ablation.ipynb #a7f99206
+# %% ../nbs/06_ablation.ipynb #56b857d2
 def logit_shares(
     p:FeaturePass # The features
 )->dict|None: # By modality, its share of the logits (n, n_classes); None where the logits are no sum
     "What each modality adds to the logits"
     if not hasattr(p.model.head, 'unimodal_logits'): return None
-    with left_as_it_was(p.model): shares = p.head(p.feats, 'unimodal_logits')
+    with left_as_it_was(p.model): shares = p.batched(p.model.head.unimodal_logits, p.feats)
     return shares if _same(sum(shares.values()), p.logits) else None

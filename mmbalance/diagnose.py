@@ -98,7 +98,7 @@ def linear_probe(
 def _pct(x): return '' if pd.isna(x) else f'{100*x:.1f}'
 def _code(s): return ''.join(f'<code>{escape(o)}</code>' if i%2 else escape(o) for i,o in enumerate(s.split('`')))
 
-# %% ../nbs/07_diagnose.ipynb #92d9013e
+# %% ../nbs/07_diagnose.ipynb #9adb9a34
 class Diagnosis:
     "One page about the balance of a model: a verdict, the numbers, what they mean, and what to try"
     def __init__(self,
@@ -147,8 +147,8 @@ class Diagnosis:
         "What the numbers say, in sentences"
         t,res = self.table,[f'All modalities together are right on {self.joint}.']
         for m in self.names:
-            res.append(f'{m}: its features know {t.probe[m]:.1%} (a linear probe), and alone it says {t.alone[m]:.1%} in the model; '
-                + (f'{100*t.unused[m]:.0f} points are not used.' if t.unused[m]>=self.margin else 'that is about all it knows.'))
+            res.append(f'{m}: its features know {t.probe[m]:.1%} (a linear probe), and alone in the model it is right on {t.alone[m]:.1%}; '
+                + (f'{100*t.unused[m]:.0f} points are not used.' if t.unused[m]>=self.margin else f'the gap is within {100*self.margin:.0f} points.'))
         if self.beaten_by: res.append(f'A linear probe on the features of {self.beaten_by} alone is better than the whole model, and not by chance.')
         for m in self.names if 'unimodal' in t else []:
             if t.unimodal[m]-t.probe[m]>=self.margin/2: res.append(f'{m}: trained alone it reaches {t.unimodal[m]:.1%}, so its encoder is under-optimised by {100*(t.unimodal[m]-t.probe[m]):.0f} points.')

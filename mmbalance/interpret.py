@@ -7,7 +7,7 @@ Docs: https://mmbalance.github.io/mmbalance/interpret.html.md"""
 # %% auto #0
 __all__ = ['Comparison', 'BalanceInterpretation', 'fetch_samples', 'describe_sample']
 
-# %% ../nbs/06_interpret.ipynb #47bee762
+# %% ../nbs/06_interpret.ipynb #02c3e266
 from typing import NamedTuple
 import pandas as pd
 import torch
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.torch_core import no_random
-from .ablation import FeaturePass, fill_values, logit_shares, subset_logits
+from .ablation import FeaturePass, logit_shares, subset_logits
 from .callback.ogm_ge import colors
 from .data.core import sample_html, show_html
 from .metrics import Estimate, count_right, estimate, imbalance_degree, macro_f1, mcnemar, shapley
@@ -31,7 +31,7 @@ class Comparison(NamedTuple):
     def __str__(self): return (f'{100*self.difference.value:+.1f} points ({100*self.difference.low:+.1f} to {100*self.difference.high:+.1f}): '
         f'only the first is right on {self.only_first} samples, only the second on {self.only_second}; p = {self.p:.2g}')
 
-# %% ../nbs/06_interpret.ipynb #f47c9b98
+# %% ../nbs/06_interpret.ipynb #cd2a2eb5
 class BalanceInterpretation:
     "What a model makes of each modality: accuracies, contributions, agreement, and the samples behind them"
     def __init__(self,
@@ -60,7 +60,7 @@ class BalanceInterpretation:
         p = FeaturePass(learn, dl if dl is not None else learn.dls[ds_idx])
         vocab = getattr(p.dl, 'vocab', None)
         if isinstance(vocab, (list, tuple)) and vocab and not isinstance(vocab[-1], (str, int)): vocab = vocab[-1]
-        return cls(subset_logits(p, fill_values(p, at, by)), p.y, logit_shares(p), vocab, p.dl, f'{at}, {by}')
+        return cls(subset_logits(p, at, by), p.y, logit_shares(p), vocab, p.dl, f'{at}, {by}')
 
     def _key(self, keep):
         "The subset with the names `keep`, in batch order"

@@ -10,7 +10,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastcore.foundation import L
-from mmbalance.ablation import FeaturePass, fill_values, subset_logits
+from mmbalance.ablation import FeaturePass, subset_logits
 from mmbalance.callback.core import UnimodalAccuracy
 from mmbalance.callback.live import AblatedAccuracy, MacroF1
 from mmbalance.diagnose import diagnose, linear_probe
@@ -52,14 +52,15 @@ def test_worked_example():
 def test_subsets_are_true_passes(head, m, at, by):
     learn = toy(head, m)
     p = FeaturePass(learn, learn.dls.valid)
-    res,model = subset_logits(p, fill_values(p, at, by)), learn.model.eval()
+    res,model = subset_logits(p, at, by), learn.model.eval()
     *xs,y = [torch.stack(o) for o in zip(*learn.dls.valid.dataset)]
     def drop(x): return (x.mean(0, keepdim=True) if by=='mean' else torch.zeros_like(x[:1])).expand_as(x)
     with torch.no_grad():
         feats = {k: enc(x) for (k,enc),x in zip(model.encoders.items(), xs)}
+        fuse,feats = (model.head.head, model.head.cleaned(feats)) if hasattr(model.head, 'cleaned') else (model.head, feats)
         for S in res:
             if at=='inputs': want = model(*[x if k in S else drop(x) for k,x in zip(names, xs)])
-            else: want = model.head({k: x if k in S else drop(x) for k,x in feats.items()})
+            else: want = fuse({k: x if k in S else drop(x) for k,x in feats.items()})
             assert torch.allclose(res[S], want, atol=1e-5)
     assert len(res)==2**m and torch.equal(p.y, y)
 
@@ -96,7 +97,7 @@ def test_shapley_of_three_and_a_dummy():
     assert phi['text']==0 and phi.sum()==pytest.approx(v[names]-v[()])
     assert interp.agreement().to_numpy().sum()==37 and interp.per_class().total.sum()==37
 
-@pytest.mark.parametrize('head', [ConcatHead, GatedHead])
+@pytest.mark.parametrize('head', [ConcatHead, GatedHead, partial(RegBNFusion, head=ConcatHead)])
 def test_callbacks_do_not_disturb_each_other(head):
     "Two callbacks look at one head, and each sees what the model passed"
     uni,alone = UnimodalAccuracy(),AblatedAccuracy()

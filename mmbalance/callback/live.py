@@ -7,7 +7,7 @@ Docs: https://mmbalance.github.io/mmbalance/callback/live.html.md"""
 # %% auto #0
 __all__ = ['AblatedAccuracy', 'MacroF1', 'accuracy_curves', 'draw_balance', 'ShowBalance']
 
-# %% ../../nbs/callback/05_live.ipynb #dc9682da
+# %% ../../nbs/callback/05_live.ipynb #5f043705
 from functools import partial
 import torch
 from fastcore.basics import patch
@@ -16,9 +16,9 @@ from fastai.callback.core import Callback
 from fastai.learner import Metric, Recorder, ValueMetric
 from fastai.torch_core import get_model
 from ..core import plain
-from ..metrics import Count, HeadTap, ablate, confusion, count_right
+from ..metrics import Count, HeadTap, ablate, behind_cleaning, confusion, count_right
 
-# %% ../../nbs/callback/05_live.ipynb #54351d6d
+# %% ../../nbs/callback/05_live.ipynb #59d45b9b
 class AblatedAccuracy(Callback):
     "In each validation, the accuracy when the head receives one modality, and zeros for the others"
     run_train = False
@@ -30,8 +30,8 @@ class AblatedAccuracy(Callback):
     @torch.no_grad()
     def after_pred(self):
         if not len(self.yb): return
-        feats,y = self.tap.feats,plain(self.yb[0])
-        for m in self.counts: self.counts[m] += count_right(plain(self.tap.ask(self.mm.head, ablate(feats, (m,)))), y)
+        (head,feats),y = behind_cleaning(self.mm.head, self.tap.feats),plain(self.yb[0])
+        for m in self.counts: self.counts[m] += count_right(plain(self.tap.ask(head, ablate(feats, (m,)))), y)
 
     def after_validate(self): self.drop()
     def after_cancel_validate(self): self.drop()
