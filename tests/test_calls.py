@@ -1,8 +1,9 @@
 "Every call of fastai's on pairs and on three modalities; the table in the documentation has one line per test of this file"
-import re
+import json, re
 from base64 import b64decode
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from PIL import Image
@@ -24,7 +25,9 @@ from mmbalance.data.audio import AudioBlock, MelSpecBlock, SpecBlock
 from mmbalance.data.core import TensorAudio, TensorSpec
 from mmbalance.data.pairs import MultimodalDataBlock
 from mmbalance.layers.encoders import ConvEncoder
-from mmbalance.learner import fusion_learner
+from mmbalance.layers.heads import GatedHead
+from mmbalance.learner import create_encoder, fusion_learner, load_model, save_model
+from torchvision.models import resnet18
 
 torch.set_num_threads(1)
 n_items,pitches = 24,dict(low=300, mid=800, high=2000)
@@ -151,6 +154,7 @@ def test_predict_with_input(case):
 @pytest.mark.parametrize('missing', ['audio','image'])
 def test_predict_missing(case, missing):
     "The features of a missing modality are zero"
+    with case.learn.no_bar(): case.learn.fit(1, .1)  # so that a blank input has features
     item = dict(zip(case.dls.modalities, inputs(case, 7)))
     probs = case.learn.predict({**item, missing: None})[2]
     assert torch.equal(probs, case.learn.predict([v if k!=missing else None for k,v in item.items()])[2])
@@ -323,6 +327,9 @@ def test_normalize_takes_each_inputs_own_statistics(data):
 def test_pictures_are_augmented_by_their_own_size(data):
     "fastai draws crops by the size of the first input, which is a sound here"
     path,df = data
+    grey = block(path, item_tfms=RandomCrop(20)).dataloaders(df, bs=6, num_workers=0, shuffle=False)
+    for dl in grey.train,grey.valid:  # a crop that left the picture would be padded
+        for x,i in zip(dl.one_batch()[1], dl.items.index): assert (x*255-10*i).abs().max()<.01
     dls = block(path, item_tfms=RandomCrop(20), batch_tfms=aug_transforms(size=16)+[Normalize()]).dataloaders(df, bs=4, num_workers=0)
     assert dls.one_batch()[1].shape==(4,3,16,16) and dls.valid.one_batch()[1].shape==(4,3,16,16)
 
@@ -340,3 +347,49 @@ def test_strings_are_refused(data):
     path,df = data
     av = MultimodalDataBlock(audio=AudioBlock(sr=8000), title=TransformBlock, y=CategoryBlock, get_x=[ColReader('audio', pref=path), ColReader('tags')], splitter=ColSplitter())
     with pytest.raises(TypeError, match='title'): av.dataloaders(df, bs=4, num_workers=0).one_batch()
+
+def pretended(weights=None):
+    "A torchvision architecture, as if its weights came from images"
+    set_seed(3)
+    return resnet18()
+
+def test_image_weights_on_one_channel():
+    "The first layer is summed over its channels: one channel gives what three equal ones gave"
+    one,three = (create_encoder(pretended, n, pretrained=True).eval() for n in (1,3))
+    x = torch.randn(2,1,40,40)
+    with torch.no_grad(): assert torch.allclose(one(x), three(x.expand(-1,3,-1,-1)), atol=1e-4)
+
+def test_discriminative_rates_and_freezing(case):
+    case.learn.freeze()
+    frozen = {k: v.clone() for k,v in case.learn.model.encoders.named_parameters()}
+    head = [o.clone() for o in case.learn.model.head.parameters()]
+    with case.learn.no_bar(): case.learn.fit(1, 1e-1)
+    norms = {f'{a}.{b}' if a else b for a,m in case.learn.model.encoders.named_modules() if isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)) for b,_ in m.named_parameters(recurse=False)}
+    for k,v in case.learn.model.encoders.named_parameters(): assert k in norms or torch.equal(v, frozen[k])
+    assert not all(torch.equal(*o) for o in zip(head, case.learn.model.head.parameters()))
+    case.learn.unfreeze()
+    assert all(o.requires_grad for o in case.learn.model.parameters())
+    with case.learn.no_bar(): case.learn.fit_one_cycle(1, slice(1e-5,1e-3))
+    lrs = [o['lr'] for o in case.learn.opt.hypers]
+    assert len(lrs)==case.n+1 and lrs[-1]>1.5*lrs[0]
+
+def test_safe_weights(data):
+    "What is loaded is the same model, in any place; a class of one's own is named and passed"
+    path,df = data
+    dls = block(path).dataloaders(df, bs=4, num_workers=0)
+    learn = fusion_learner(dls, dict(audio=small_class, image='resnet10t'), partial(GatedHead, n_hidden=8), path=path)
+    fn = save_model(learn, path/'rebuilt')
+    assert [o.name for o in sorted(path.glob('rebuilt*'))]==['rebuilt.json','rebuilt.safetensors'] and 'timm:resnet10t' in (path/'rebuilt.json').read_text()
+    with pytest.raises(ValueError, match=r'known=\[small_class\]'): load_model(fn)
+    b = dls.valid.one_batch()
+    with torch.no_grad(): assert torch.equal(load_model(fn, known=[small_class])(*b[:2]), learn.model.eval()(*b[:2]))
+
+class small_class(ConvEncoder):
+    def __init__(self, c_in): super().__init__(c_in, (4,8))
+
+def test_table_of_calls():
+    "The table in the documentation names every test of this file, and no other"
+    nb = json.loads((Path(__file__).parents[1]/'nbs/03_learner.ipynb').read_text(encoding='utf-8'))
+    table, = [''.join(o['source']) for o in nb['cells'] if ''.join(o['source']).startswith('## Every call')]
+    tests = {k for k in globals() if k.startswith('test_')}-{'test_table_of_calls'}
+    assert set(re.findall(r'`(test_\w+)`', table))==tests
