@@ -7,7 +7,7 @@ Docs: https://mmbalance.github.io/mmbalance/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/04_all.ipynb #1f034fa5
+# %% ../nbs/04_all.ipynb #9e8b0c5e
 from fastai.vision.all import *
 from .core import *
 from .data.core import *
@@ -24,6 +24,7 @@ from .layers.heads import *
 from .layers.regbn import *
 from .models import *
 from .fusion import *
+from .loaders import *
 from .metrics import *
 from .callback.core import *
 from .callback.ogm_ge import *

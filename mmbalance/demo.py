@@ -7,9 +7,10 @@ Docs: https://mmbalance.github.io/mmbalance/demo.html.md"""
 # %% auto #0
 __all__ = ['digit_dls', 'runs', 'train', 'report', 'save_picture', 'main']
 
-# %% ../nbs/05_demo.ipynb #5a4c8457
+# %% ../nbs/05_demo.ipynb #44ad0118
 import argparse, os
 from functools import partial
+from random import Random
 from fastai.callback.schedule import Learner
 from fastai.data.block import CategoryBlock
 from fastai.data.core import DataLoaders
@@ -51,7 +52,7 @@ def runs(
     "Plain joint training, OGM-GE, and OGM-GE with a head that cleans the audio of what the image explains"
     return {'joint': (ConcatHead, []), 'OGM-GE': (ConcatHead, [OGMGE(alpha)]), 'OGM-GE + RegBN': (RegBNFusion, [OGMGE(alpha)])}
 
-# %% ../nbs/05_demo.ipynb #c5448777
+# %% ../nbs/05_demo.ipynb #d674d254
 def train(
     dls, # Pairs of digits
     head, # What `fusion_learner` takes as head
@@ -61,6 +62,7 @@ def train(
 )->Learner:
     "Train two small encoders and a head with one cycle of SGD"
     set_seed(seed)
+    dls.train.rng = Random(seed)  # each run sees the same batches
     learn = fusion_learner(dls, dict(audio=ConvEncoder, image=ConvEncoder), head, opt_func=partial(SGD, mom=.9), metrics=accuracy, cbs=cbs)
     learn.fit_one_cycle(epochs, 1e-2)
     return learn
@@ -87,7 +89,7 @@ def save_picture(
         for ax in axs: ax.set_title(f'{name}: {ax.get_title()}')
     fig.savefig(fn, dpi=100)
 
-# %% ../nbs/05_demo.ipynb #6465695b
+# %% ../nbs/05_demo.ipynb #2ee67178
 def main(args=None):
     "Train plain, with OGM-GE and with OGM-GE and RegBN; print the table, save the picture"
     p = argparse.ArgumentParser(prog='mmbalance-demo', description=main.__doc__)
@@ -97,6 +99,7 @@ def main(args=None):
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--picture', default='mmbalance-demo.png', help='where to save ratio and coefficients over the steps')
     args = p.parse_args(args)
+    set_seed(args.seed)
     dls,learners = digit_dls(args.data),{}
     for name,(head,cbs) in runs(args.alpha).items():
         print(f'\n{name}', flush=True)

@@ -9,7 +9,7 @@ __all__ = ['create_encoder', 'encoder_for', 'fusion_splitter', 'input_names', 's
            'fusion_learner', 'is_single_label', 'show_top_losses', 'plot_top_losses', 'from_spec', 'save_model',
            'load_model']
 
-# %% ../nbs/03_learner.ipynb #ab0470d7
+# %% ../nbs/03_learner.ipynb #9fdc39b7
 import json
 from collections.abc import Callable
 from functools import partial
@@ -27,11 +27,13 @@ from fastai.vision.learner import create_body, get_c
 from fastcore.foundation import L
 from .core import listed, match_names, plain
 from .callback.core import UnimodalAccuracy
+from .callback.regbn import RegBNCallback
 from .data.core import TensorSpec, show_samples
 from .data.pairs import MultimodalDL, Named
 from .layers.encoders import PooledEncoder
 from .layers.frames import FramesEncoder
 from .layers.heads import ConcatHead
+from .layers.regbn import RegBN
 from .models import FusionModel, feature_sizes
 
 # %% ../nbs/03_learner.ipynb #22ced60e
@@ -120,7 +122,7 @@ class ZeroMissing(Callback):
         if self.handle: self.handle.remove()
         self.handle = self.gaps = None
 
-# %% ../nbs/03_learner.ipynb #caeb9622
+# %% ../nbs/03_learner.ipynb #6bf559e6
 def fusion_learner(
     dls:DataLoaders, # From a `MultimodalDataBlock`, or from any `DataBlock` with one input per encoder
     encoders:dict, # By modality, what `create_encoder` takes; in any order where the data has names, else in batch order
@@ -143,7 +145,10 @@ def fusion_learner(
     uni = UnimodalAccuracy() if is_single_label(b[len(names):], n_out) and hasattr(head, 'unimodal_logits') else None
     model = FusionModel(encs, head)
     model.recipe = recipe({m: encoders[m] for m in names}, {m: x.shape[1] for m,x in zip(names, xs)}, make, sizes, n_out, [m for m in names if isinstance(encs[m], FramesEncoder)])
-    return Learner(dls, model, splitter=splitter, metrics=L(metrics)+(uni.metrics(names) if uni else []), cbs=L(cbs)+L(uni)+ZeroMissing(), **kwargs)
+    return Learner(dls, model, splitter=splitter, metrics=L(metrics)+(uni.metrics(names) if uni else []), cbs=L(cbs)+L(uni)+regbn_callback(model)+ZeroMissing(), **kwargs)
+
+# %% ../nbs/03_learner.ipynb #caa3cb60
+def regbn_callback(model): return [RegBNCallback()] if any(isinstance(o, RegBN) for o in model.modules()) else []
 
 # %% ../nbs/03_learner.ipynb #4e10b116
 def is_single_label(ys, n_out): return len(ys)==1 and n_out>1 and ys[0].ndim==1 and not plain(ys[0]).is_floating_point()

@@ -263,16 +263,19 @@ def sample_html(
     return (f'<div style="border:1px solid {frame};border-radius:4px;padding:4px;text-align:center"><div>{escape(title)}</div>{img}'
         + ''.join(rest + [player(w, w.sr) for w in _sounds(inputs)]) + '</div>')
 
-# %% ../../nbs/data/00_core.ipynb #aba69bb4
-def show_html(html):
+# %% ../../nbs/data/00_core.ipynb #79d4f071
+def show_html(
+    html:str, # What a notebook shows
+    png:bytes|None=None # What is shown where there is no HTML, such as on a repository's front page
+):
     "Show `html` below the cell"
-    from IPython.display import HTML, display
-    display(HTML(html))
+    from IPython.display import display
+    display({'text/html': html, 'text/plain': 'A grid of samples'} | ({'image/png': png} if png else {}), raw=True)
 
 # %% ../../nbs/data/00_core.ipynb #0f53f6e0
 def _is_wrong(target, pred): return not any(isinstance(o, (Tensor, float)) for o in target) and text_of(target)!=text_of(pred)
 
-# %% ../../nbs/data/00_core.ipynb #875bb3ec
+# %% ../../nbs/data/00_core.ipynb #3502ef55
 def show_samples(
     samples, # Tuples of decoded inputs, then targets
     names, # Names of the modalities, in the order of the inputs
@@ -287,4 +290,5 @@ def show_samples(
         target,pred = tuple(s[n:]),tuple(outs[i]) if outs else ()
         title = ' / '.join([', '.join(map(text_of, o)) for o in (target, pred) if o] + list(notes[i:i+1] if notes else []))
         cells.append(sample_html(s[:n], names, title, '#d33' if outs and _is_wrong(target, pred) else '#8888'))
-    show_html(f'<div style="display:grid;grid-template-columns:repeat({ncols or min(3, len(cells))},minmax(0,20em));gap:8px">{"".join(cells)}</div>')
+    drawn = [o for s in list(samples)[:min(3, max_n)] for o in s[:n] if isinstance(o, Tensor) and hasattr(o, 'show')]
+    show_html(f'<div style="display:grid;grid-template-columns:repeat({ncols or min(3, len(cells))},minmax(0,20em));gap:8px">{"".join(cells)}</div>', _png(drawn) if drawn else None)
