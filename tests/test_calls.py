@@ -73,7 +73,7 @@ def case(request, data):
 def shown(monkeypatch):
     "What was shown, as HTML"
     res = []
-    monkeypatch.setattr('mmbalance.data.core.show_html', res.append)
+    monkeypatch.setattr('mmbalance.data.core.show_html', lambda html, png=None: res.append(html))
     return res
 
 def sounds(html): return [sf.read(BytesIO(b64decode(o)))[0] for o in re.findall(r'src="data:audio/wav;base64,([^"]+)"', html)]
