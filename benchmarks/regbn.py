@@ -129,19 +129,19 @@ def main():
     p.add_argument('--dense', action='store_true', help='the dense closed form of the last row, too: 15 GB of memory')
     a = p.parse_args()
     torch.set_num_threads(a.threads); torch.manual_seed(0)
+    for kind in ('ours','dense') if a.dense else ('ours',): print(f'peak memory of the last row, {kind}: {peak(kind, a.device):.2f} GB', flush=True)  # first: a process starts with its parent's peak
     table = []
     for batch,f_shape,g_shape in rows:
         big = math.prod(f_shape)*math.prod(g_shape)>large
         layers = candidates(f_shape, g_shape, a.device, a.official, a.dense)
         for backward in False, True:
-            res = compare(layers, batch, f_shape, g_shape, a.device, backward, 3 if big else a.repeats)
+            res = compare(layers, batch, f_shape, g_shape, a.device, backward, 7 if big else a.repeats)
             table += [dict(batch=batch, f='x'.join(map(str, f_shape)), g='x'.join(map(str, g_shape)), backward=backward, layer=k,
                 ms=f'{v*1e3:.3g}', times_ours=f'{v/res["ours"]:.3g}') for k,v in res.items()]
             for o in table[-len(res):]: print(*o.values(), sep='\t', flush=True)
     for batch in 64,256: print(f'multiplier of {batch} x 512 in ms:', {k: f'{v*1e3:.2f}' for k,v in roots(a.device, batch).items()}, flush=True)
     step,layer = step_share(a.device)
     print(f'a step of two ResNet-18 encoders: {step*1e3:.0f} ms; RegBN on their features: {layer*1e3:.2f} ms, {layer/step:.2%}', flush=True)
-    for kind in ('ours','dense') if a.dense else ('ours',): print(f'peak memory of the last row, {kind}: {peak(kind, a.device):.2f} GB', flush=True)
     if a.out:
         with open(a.out, 'w', newline='') as f:
             w = csv.DictWriter(f, table[0]); w.writeheader(); w.writerows(table)

@@ -122,7 +122,7 @@ class ZeroMissing(Callback):
         if self.handle: self.handle.remove()
         self.handle = self.gaps = None
 
-# %% ../nbs/03_learner.ipynb #6bf559e6
+# %% ../nbs/03_learner.ipynb #cffe12a9
 def fusion_learner(
     dls:DataLoaders, # From a `MultimodalDataBlock`, or from any `DataBlock` with one input per encoder
     encoders:dict, # By modality, what `create_encoder` takes; in any order where the data has names, else in batch order
@@ -145,10 +145,13 @@ def fusion_learner(
     uni = UnimodalAccuracy() if is_single_label(b[len(names):], n_out) and hasattr(head, 'unimodal_logits') else None
     model = FusionModel(encs, head)
     model.recipe = recipe({m: encoders[m] for m in names}, {m: x.shape[1] for m,x in zip(names, xs)}, make, sizes, n_out, [m for m in names if isinstance(encs[m], FramesEncoder)])
-    return Learner(dls, model, splitter=splitter, metrics=L(metrics)+(uni.metrics(names) if uni else []), cbs=L(cbs)+L(uni)+regbn_callback(model)+ZeroMissing(), **kwargs)
+    return Learner(dls, model, splitter=splitter, metrics=L(metrics)+(uni.metrics(names) if uni else []), cbs=L(cbs)+L(uni)+regbn_callback(model, L(cbs))+ZeroMissing(), **kwargs)
 
-# %% ../nbs/03_learner.ipynb #caa3cb60
-def regbn_callback(model): return [RegBNCallback()] if any(isinstance(o, RegBN) for o in model.modules()) else []
+# %% ../nbs/03_learner.ipynb #eb438e3b
+def regbn_callback(model, cbs):
+    "A `RegBNCallback` for a model with `RegBN`, unless there is one already"
+    given = any(o is RegBNCallback or isinstance(o, RegBNCallback) for o in cbs)
+    return [RegBNCallback()] if not given and any(isinstance(o, RegBN) for o in model.modules()) else []
 
 # %% ../nbs/03_learner.ipynb #4e10b116
 def is_single_label(ys, n_out): return len(ys)==1 and n_out>1 and ys[0].ndim==1 and not plain(ys[0]).is_floating_point()

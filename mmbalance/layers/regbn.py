@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .core import InputNorm, apply_layer_norm, gather_batch, own_part
 from ..ridge import low_rank_mean, ridge_projection
 
-# %% ../../nbs/layers/02_regbn.ipynb #f340dafe
+# %% ../../nbs/layers/02_regbn.ipynb #a08b7f4b
 def _shape(size): return (size,) if isinstance(size, int) else tuple(size)
 
 class RegBN(nn.Module):
@@ -35,7 +35,7 @@ class RegBN(nn.Module):
         constraint:str='fit', # Which norm is 1: that of the 'fit' operator (published code) or of the 'weight' W (paper)
         consistent:bool=False, # Apply the projection to normalised features, as it is fitted? Published: to raw ones
         implicit:bool=False, # Differentiate the multiplier too? Published: a constant
-        rank:int|None=None, # Rank of the running projection; 0: a dense one; None: 64 where a dense one is over `2**26` entries
+        rank:int|None=None, # Rank of the running projection; 0: a dense one; None: 32 where a dense one is over `2**26` entries
         adaptive:bool|None=None, # Step by the published rule of moments, or by `momentum` alone? None: the former where W is dense
         sync:bool=False # Use the batch of all processes of the default group?
     ):
@@ -44,7 +44,7 @@ class RegBN(nn.Module):
         n,m = math.prod(self.f_shape),math.prod(self.g_shape)
         if constraint not in ('fit', 'weight'): raise ValueError(f"constraint is 'fit' or 'weight', but {constraint!r} came; 'fit' is the published code's, 'weight' the paper's")
         if implicit and sigma_thr: raise ValueError(f'The derivative of the multiplier is there without a threshold, but sigma_thr is {sigma_thr}; pass sigma_thr=0 or implicit=False')
-        rank = (0 if m*n<=2**26 else 64) if rank is None else rank
+        rank = (0 if m*n<=2**26 else 32) if rank is None else rank
         if rank and adaptive: raise ValueError(f'The rule of moments reads every entry of a dense projection, but rank is {rank}; pass rank=0 or adaptive=False')
         self.rank = min(rank, m, n)
         self.adaptive = not rank if adaptive is None else adaptive
