@@ -115,6 +115,7 @@ def plain(nb, path, files='files'):
     for c in nb.cells:
         if c.cell_type=='markdown': c.source = re.sub(r'<a id=[^>]*></a>\n\n|<a class="source".*?</a>\n\n', '', c.source)
         for o in c.get('outputs', []):
+            if 'image/png' in o.get('data', {}): o.data.pop('text/html', None)  # where players do not work, the picture does
             if 'text/html' in o.get('data', {}): o.data['text/html'] = re.sub(r'\s*<style.*?</style>', '', o.data['text/html'], flags=re.S)
     conf = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={'remove-input'}, remove_all_outputs_tags={'remove-output'}))
     body, res = MarkdownExporter(config=conf).from_notebook_node(nb, dict(output_files_dir=files, unique_key='out'))
