@@ -7,7 +7,7 @@ Docs: https://mmbalance.github.io/mmbalance/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/04_all.ipynb #3fa1137b
+# %% ../nbs/04_all.ipynb #75f4468a
 from fastai.vision.all import *
 from .core import *
 from .data.core import *
@@ -17,9 +17,12 @@ from .data.av_digits import *
 from .layers.encoders import *
 from .layers.heads import *
 from .layers.regbn import *
+from .layers.scores import *
+from .layers.modulation import *
 from .models import *
 from .callback.core import *
 from .callback.ogm_ge import *
+from .callback.references import *
 from .learner import *
 
 __all__ = [o for o in globals() if not o.startswith('_')]  # nbdev lists only what a module defines itself

@@ -14,10 +14,12 @@ from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
-from mmbalance.callback.ogm_ge import OGMGE, discrepancy_ratio, modality_scores, modulate_grads_
+from mmbalance.callback.ogm_ge import OGMGE, discrepancy_ratio, modality_scores
+from mmbalance.layers.modulation import NormalNoise, modulate_grads_
 from mmbalance.layers.heads import ConcatHead, FiLMHead, GatedHead, SumHead
 from mmbalance.models import FusionModel
 
+torch.set_num_threads(1)
 golden = np.load(Path(__file__).parent/'golden'/'ogm_ge.npz')
 cases = [k.removesuffix('/score') for k in golden.files if k.endswith('/score')]
 modulated = [(c,a) for c in cases for a in (.1,.3,.8) if f'{c}/coef_{a}' in golden.files]
@@ -138,7 +140,7 @@ def test_spread_of_the_noise(case):
         if not (std := k.removeprefix('encoders.')) in keys(f'{case}/ge_std/'): continue
         ps = [nn.Parameter(torch.zeros_like(g)) for _ in range(500)]
         for p in ps: p.grad = g.clone()
-        modulate_grads_(ps, torch.tensor(.3))
+        modulate_grads_(ps, torch.tensor(.3), NormalNoise())
         noise,sigma = torch.stack([p.grad-.3*g for p in ps]).double(),read(f'{case}/ge_std/{std}')
         assert abs(noise.mean())<5*sigma/noise.numel()**.5, k
         assert abs(noise.std()/sigma-1)<5/(2*noise.numel())**.5, k
