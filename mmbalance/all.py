@@ -7,7 +7,7 @@ Docs: https://mmbalance.github.io/mmbalance/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/04_all.ipynb #9e8b0c5e
+# %% ../nbs/04_all.ipynb #94d5ad49
 from fastai.vision.all import *
 from .core import *
 from .data.core import *
@@ -21,6 +21,8 @@ from .layers.core import *
 from .layers.encoders import *
 from .layers.frames import *
 from .layers.heads import *
+from .layers.scores import *
+from .layers.modulation import *
 from .layers.regbn import *
 from .models import *
 from .fusion import *
@@ -28,6 +30,7 @@ from .loaders import *
 from .metrics import *
 from .callback.core import *
 from .callback.ogm_ge import *
+from .callback.references import *
 from .callback.regbn import *
 from .callback.mixup import *
 from .callback.live import *

@@ -33,12 +33,14 @@ def plain(
     "`x` without its tensor subclass"
     return x.as_subclass(Tensor) if isinstance(x, Tensor) and type(x) is not Tensor else x
 
-# %% ../nbs/00_core.ipynb #c392533c
+# %% ../nbs/00_core.ipynb #28297786
 class FeatureTap:
     "Remember, by modality, the features that `head` last received"
     def __init__(self,
         head:nn.Module, # Called with a dict of features, or with one tensor per modality
         names # Names of the modalities, in batch order
-    ): self.names,self.feats,self.handle = list(names),None,head.register_forward_pre_hook(self)
-    def __call__(self, head, args): self.feats = args[0] if isinstance(args[0], Mapping) else dict(zip(self.names, args))
+    ): self.names,self.feats,self.by_name,self.handle = list(names),None,True,head.register_forward_pre_hook(self)
+    def __call__(self, head, args):
+        self.by_name = isinstance(args[0], Mapping)
+        self.feats = args[0] if self.by_name else dict(zip(self.names, args))
     def remove(self): self.handle.remove()

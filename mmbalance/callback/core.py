@@ -7,45 +7,58 @@ Docs: https://mmbalance.github.io/mmbalance/callback/core.html.md"""
 # %% auto #0
 __all__ = ['check_model', 'BalanceCallback', 'UnimodalAccuracy']
 
-# %% ../../nbs/callback/00_core.ipynb #c8cbd623
+# %% ../../nbs/callback/00_core.ipynb #cf8c12d8
 from functools import partial
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import ValueMetric
 from fastai.torch_core import get_model
-from ..core import FeatureTap
+from ..core import FeatureTap, listed
+from ..layers.scores import score_source
 
-# %% ../../nbs/callback/00_core.ipynb #675ad635
+# %% ../../nbs/callback/00_core.ipynb #928e72c6
 def check_model(
     model # Any module
 ): # The same module
-    "Raise TypeError unless `model` has `encoders` and a `head` with `unimodal_logits`"
-    need = [o for o in ('encoders', 'head') if not hasattr(model, o)] or \
-        ([] if hasattr(model.head, 'unimodal_logits') else ['head.unimodal_logits'])
-    if need: raise TypeError(f'A balance method needs a model with `encoders` (modality -> module) and a `head` with '
-        f'`unimodal_logits(feats)`, but {type(model).__name__} has no `{"`, `".join(need)}`; use `FusionModel`, or give the model these properties')
+    "Raise TypeError unless `model` has `encoders` and a `head`"
+    need = [o for o in ('encoders', 'head') if not hasattr(model, o)]
+    if need: raise TypeError(f'A balance method needs a model with `encoders` (modality -> module) and a `head`, '
+        f'but {type(model).__name__} has no `{"`, `".join(need)}`; use `FusionModel`, or give the model these properties')
     return model
 
-# %% ../../nbs/callback/00_core.ipynb #b138a9a0
+# %% ../../nbs/callback/00_core.ipynb #7aa8997a
 class BalanceCallback(Callback):
     "Base of the balance methods: each training batch it offers `feats` and `unimodal_logits`, by modality"
     order,run_valid = MixedPrecision.order+.5,False  # gradients are unscaled, and not yet clipped
+    scores,with_grad = None,True  # where unimodal logits come from, as in `score_source`; and whether they can be learned from
 
     def before_fit(self):
         self.drop()  # an interrupted fit never reached after_fit
         self.mm = check_model(get_model(self.model))
+        self.source = score_source(self.scores, self.mm.head)
         self.tap = FeatureTap(self.mm.head, self.mm.encoders)
 
     def after_pred(self):
-        self.feats = self.tap.feats
-        self.unimodal_logits = self.mm.head.unimodal_logits(self.feats)
+        self.feats = self._check_feats(self.tap.feats)
+        with torch.set_grad_enabled(self.with_grad and torch.is_grad_enabled()):
+            self.unimodal_logits = self.source(self.mm, self.tap, self.xb, self.pred.shape[-1])
 
-    def after_batch(self): self.tap.feats = self.feats = self.unimodal_logits = None  # frees the graph, so that the model can be copied
+    def _check_feats(self, feats):
+        names = list(self.mm.encoders)
+        if getattr(self.source, 'level', None)=='inputs' or feats is not None and set(feats)==set(names): return feats
+        raise ValueError(f'The head is to receive the features of {len(names)} modalities ({listed(names)}), but it was called with those of '
+            f'{len(feats or [])}; call it with a dict, or with one tensor per modality; or else ask at the inputs, by `scores=Ablation("inputs")`')
+
+    def after_batch(self):  # frees the graph, so that the model can be copied
+        if self.tap: self.tap.feats = None
+        self.feats = self.unimodal_logits = None
+
     def after_fit(self): self.drop()
     def drop(self):
         if getattr(self, 'tap', None): self.tap.remove()
-        self.mm = self.tap = self.feats = self.unimodal_logits = None
+        if hasattr(source := getattr(self, 'source', None), 'drop'): source.drop()
+        self.mm = self.tap = self.source = self.feats = self.unimodal_logits = None
 
 # %% ../../nbs/callback/00_core.ipynb #8b9dd73d
 class UnimodalAccuracy(BalanceCallback):

@@ -13,9 +13,10 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import listed
 
-# %% ../../nbs/layers/01_heads.ipynb #23376d3a
+# %% ../../nbs/layers/01_heads.ipynb #e52bba27
 class ConcatHead(nn.Module):
     "One linear layer on all features side by side"
+    additive = True  # `unimodal_logits` add up to the logits
     def __init__(self,
         n_feats:dict, # Number of features by modality, in batch order
         n_out:int # Number of classes
@@ -36,9 +37,10 @@ class ConcatHead(nn.Module):
         ws = self.fc.weight.split(list(self.n_feats.values()), 1)
         return {m: F.linear(feats[m], w, self.fc.bias/len(ws)) for m,w in zip(self.n_feats, ws)}
 
-# %% ../../nbs/layers/01_heads.ipynb #56d25ef5
+# %% ../../nbs/layers/01_heads.ipynb #32653faa
 class SumHead(nn.Module):
     "One linear layer per modality, added up"
+    additive = True  # `unimodal_logits` add up to the logits
     def __init__(self,
         n_feats:dict, # Number of features by modality, in batch order
         n_out:int # Number of classes
