@@ -67,14 +67,15 @@ def train(
     learn.fit_one_cycle(epochs, 1e-2)
     return learn
 
-# %% ../nbs/05_demo.ipynb #adac658a
+# %% ../nbs/05_demo.ipynb #e3b6bd61
 def report(
     learners:dict # Name of the run -> trained `Learner`
 )->str: # A table
     "Accuracy of each run, and of each modality's share of the joint head, after the last epoch"
-    names = next(iter(learners.values())).recorder.metric_names[3:-1]
-    lines = [f'{"":16}'+''.join(f'{o.replace("_accuracy", " share"):>14}' for o in names)]
-    return '\n'.join(lines + [f'{k:16}'+''.join(f'{v:>14.1%}' for v in o.recorder.values[-1][2:]) for k,o in learners.items()])
+    last = {k: dict(zip(o.recorder.metric_names[1:-1], o.recorder.values[-1])) for k,o in learners.items()}
+    names = [o for o in next(iter(last.values())) if o.endswith('accuracy')]
+    header = f'{"":16}'+''.join(f'{o.replace("_accuracy", " share"):>14}' for o in names)
+    return '\n'.join([header, *(f'{k:16}'+''.join(f'{o[n]:>14.1%}' for n in names) for k,o in last.items())])
 
 # %% ../nbs/05_demo.ipynb #667c9743
 def save_picture(
