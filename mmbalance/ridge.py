@@ -1,4 +1,4 @@
-"""The linear algebra of RegBN on its own: a Gram matrix, the exact root that sizes the projection, and a running projection in bounded memory.
+"""The linear algebra of RegBN on its own: a Gram matrix, the exact root that sizes the projection, and the projection.
 
 Docs: https://mmbalance.github.io/mmbalance/ridge.html.md"""
 
@@ -6,22 +6,24 @@ Docs: https://mmbalance.github.io/mmbalance/ridge.html.md"""
 
 # %% auto #0
 __all__ = ['gram', 'Spectrum', 'spectrum', 'newton_root', 'fit_multiplier', 'weight_multiplier', 'ridge_inverse',
-           'spectral_inverse', 'differentiable', 'Projection', 'ridge_projection', 'low_rank_mean']
+           'spectral_inverse', 'differentiable', 'Projection', 'ridge_projection']
 
-# %% ../nbs/01_ridge.ipynb #1909cfe5
+# %% ../nbs/01_ridge.ipynb #e7006986
 from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from .core import pieces
 
-# %% ../nbs/01_ridge.ipynb #9da5e38a
+# %% ../nbs/01_ridge.ipynb #50f2f857
 class _Gram(torch.autograd.Function):
     "Inner products of rows in another dtype; the gradient is of the dtype of the rows"
     @staticmethod
     def forward(ctx, x, dtype):
         ctx.save_for_backward(x)
-        x = x.to(dtype)
-        return x@x.mT
+        K = x.new_zeros(len(x), len(x), dtype=dtype)
+        for o in (pieces(x.mT, 2**16) if x.dtype!=dtype else [x.mT]): K.addmm_((o := o.to(dtype)).mT, o)
+        return K
     @staticmethod
     def backward(ctx, grad):
         x, = ctx.saved_tensors
@@ -222,29 +224,3 @@ def ridge_projection(
         P = ridge_inverse(K, lam) if plain else spectral_inverse(K + (lam-root)*torch.eye(len(K), dtype=K.dtype, device=K.device), U, spec, root, False)
     left,right = (g.mT, P.to(f.dtype)@X) if dual else (P.to(f.dtype), X)
     return Projection(f, g, K, P, lam, found, left, right, plain)
-
-# %% ../nbs/01_ridge.ipynb #ddf563de
-def _joined_gram(x, y):
-    "Inner products of the columns of `x` and `y`, joined, in float64"
-    xy = x.mT@y
-    return torch.cat([torch.cat([x.mT@x, xy], 1), torch.cat([xy.mT, y.mT@y], 1)]).double()
-
-# %% ../nbs/01_ridge.ipynb #c7c7e338
-def low_rank_mean(
-    left:Tensor, # Of the running projection (m, rank)
-    right:Tensor, # (rank, n)
-    new_left:Tensor, # Of the projection of this batch (m, k)
-    new_right:Tensor, # (k, n)
-    weight:float # Share of the new one
-)->tuple[Tensor,Tensor]: # Factors of the new running projection (m, rank), (rank, n)
-    "Best approximation, at the same rank, of `(1-weight) left right + weight new_left new_right`"
-    rank = left.shape[1]
-    G,H = _joined_gram(left, new_left),_joined_gram(right.mT, new_right.mT)
-    size = G.diagonal().sqrt().clamp(min=1e-30)  # columns of X to unit length, so that small ones are not lost
-    eigs,Q = torch.linalg.eigh(G/(size*size[:,None]))
-    sigma = torch.where(eigs>10*torch.finfo(left.dtype).eps, eigs, 0).sqrt()
-    share = torch.where(torch.arange(len(G), device=G.device)<rank, 1-weight, weight)
-    B = sigma[:,None]*Q.mT*(size*share)
-    U = torch.linalg.eigh(B@H@B.mT)[1][:,-rank:]
-    L,R = (Q@(U*torch.where(sigma>0, 1/sigma, 0)[:,None])/size[:,None]).to(left.dtype),(U.mT@B).to(right.dtype)
-    return left@L[:rank] + new_left@L[rank:], R[:,:rank]@right + R[:,rank:]@new_right

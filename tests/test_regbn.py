@@ -1,5 +1,6 @@
 "What holds of RegBN: the root, gradients, bad batches, state, other dtypes, compiling"
-import copy, io, math, pickle, warnings
+import copy, io, math, pickle, subprocess, sys, warnings
+from pathlib import Path
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
@@ -7,7 +8,8 @@ from torch.testing import assert_close
 from mmbalance.layers.heads import ConcatHead, SumHead
 from mmbalance.fusion import RegBNFusion, RegBNStages
 from mmbalance.layers.regbn import RegBN, RegBNPairs, set_epoch
-from mmbalance.ridge import Spectrum, fit_multiplier, gram, low_rank_mean, newton_root, ridge_projection, spectrum, weight_multiplier
+from mmbalance.ridge import Spectrum, fit_multiplier, gram, newton_root, ridge_projection, spectrum, weight_multiplier
+from mmbalance.running import low_rank_mean, move_mean_
 import mmbalance.compat as compat
 
 def pair(batch=16, n=6, m=5, dtype=torch.float32, seed=0):
@@ -288,6 +290,24 @@ def test_low_rank_mean_is_the_best():
     L,R = low_rank_mean(left, right, a, b, .1)
     assert_close((dense-L@R).norm(), S[4:].norm(), rtol=1e-3, atol=1e-6)
     assert_close(L.mT@L, torch.eye(4), rtol=0, atol=1e-4)
+
+@pytest.mark.parametrize('size', [(30, 20), (1500, 800)])  # whole, and in pieces
+def test_move_mean(size):
+    "The running mean against its formula; a step of 0 leaves every bit"
+    torch.manual_seed(0)
+    W,left,right = torch.randn(size),torch.randn(size[0], 4),torch.randn(4, size[1])
+    new,distance = left@right,(W-left@right).abs().mean()
+    moved = move_mean_(W.clone(), left, right, lambda d: torch.tensor(.3)*d/distance)
+    assert_close(moved, .7*W + .3*new, rtol=1e-4, atol=1e-5)
+    assert_close(move_mean_(W.clone(), left, right, torch.tensor(.3)), moved)
+    for share in torch.tensor(0.), lambda d: torch.tensor(0.): assert torch.equal(move_mean_(W.clone(), left, right, share), W)
+
+def test_the_benchmark_takes_a_published_module(tmp_path):
+    "A file with the published interface stands for a user's clone"
+    (tmp_path/'RegBN.py').write_text('from mmbalance.compat import RegBN', encoding='utf-8')
+    root = Path(__file__).parents[1]
+    code = f"import benchmarks.regbn as o; row = 8, (5,), (4,2,2); print(*o.compare(o.candidates(*row[1:], 'cpu', {str(tmp_path)!r}), *row, 'cpu', True, 1))"
+    assert 'published' in subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=root).stdout
 
 def test_full_rank_is_dense():
     "With as many directions as there are, nothing is lost"

@@ -55,38 +55,47 @@ def own_params(
         "and stands in one encoder alone; take params='all', or give each modality an encoder of its own")
     return res
 
-# %% ../../nbs/layers/04_modulation.ipynb #794cab6f
+# %% ../../nbs/layers/04_modulation.ipynb #03bb9b9e
 class NormalNoise:
     "Standard normal numbers in the shape of a tensor; they hold until the next call"
-    def __init__(self): self.buffers = {}
+    def __init__(self,
+        seed:int|None=None # Of a generator of its own; None is torch's
+    ): self.seed,self.buffers,self.gens,self.places = seed,{},{},random if seed is None else random.Random(seed)
+
     def __call__(self,
         g:Tensor # Gives shape, type and device
     )->Tensor: # As `g`
-        return self._buffer(g)[:g.numel()].normal_().view(g.shape)
+        return self._buffer(g)[:g.numel()].normal_(generator=self.gen(g.device)).view(g.shape)
+
+    def gen(self, device):
+        "The generator of a device"
+        if self.seed is not None and device not in self.gens: self.gens[device] = torch.Generator(device).manual_seed(self.seed)
+        return self.gens.get(device)
 
     def _buffer(self, g):
         key,n = (g.device,g.dtype),g.numel()
         if key not in self.buffers or len(self.buffers[key])<n: self.buffers[key] = g.new_empty(n)
         return self.buffers[key]
 
-# %% ../../nbs/layers/04_modulation.ipynb #6d4f8770
+# %% ../../nbs/layers/04_modulation.ipynb #6deaf77a
 class PoolNoise(NormalNoise):
     "Like `NormalNoise`, from a pool of normal numbers drawn once, each time from a random place: cheaper, and not independent from step to step"
     def __init__(self,
-        n:int=2**20 # Least size of the pool; it is at least twice that of the largest tensor
-    ): super().__init__(); self.n = n
+        n:int=2**20, # Least size of the pool; it is at least twice that of the largest tensor
+        seed:int|None=None # Of a generator of its own; None is torch's
+    ): super().__init__(seed); self.n = n
 
     def __call__(self,
         g:Tensor # Gives shape, type and device
     )->Tensor: # As `g`
         n,pool = g.numel(),self._buffer(g)
-        start = random.randrange(len(pool)-n+1)  # drawn on the host: the device is not waited for
+        start = self.places.randrange(len(pool)-n+1)  # drawn on the host: the device is not waited for
         return pool[start:start+n].view(g.shape)
 
     def _buffer(self, g):
         key,n = (g.device,g.dtype),g.numel()
         if key not in self.buffers or len(self.buffers[key])<2*n:
-            x = torch.randn(max(self.n, 2*n), device=g.device)
+            x = torch.randn(max(self.n, 2*n), device=g.device, generator=self.gen(g.device))
             self.buffers[key] = ((x-x.mean())/x.std()).to(g.dtype)
         return self.buffers[key]
 

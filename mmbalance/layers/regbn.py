@@ -7,16 +7,17 @@ Docs: https://mmbalance.github.io/mmbalance/layers/regbn.html.md"""
 # %% auto #0
 __all__ = ['RegBN', 'set_epoch', 'RegBNPairs']
 
-# %% ../../nbs/layers/02_regbn.ipynb #35c143d6
+# %% ../../nbs/layers/02_regbn.ipynb #1fdfdd1d
 import math
 from collections.abc import Mapping
 from typing import Callable
 import torch
 from torch import Tensor, nn
 from .core import InputNorm, apply_layer_norm, gather_batch, own_part
-from ..ridge import low_rank_mean, ridge_projection
+from ..ridge import ridge_projection
+from ..running import low_rank_mean, move_mean_
 
-# %% ../../nbs/layers/02_regbn.ipynb #a08b7f4b
+# %% ../../nbs/layers/02_regbn.ipynb #22c68844
 def _shape(size): return (size,) if isinstance(size, int) else tuple(size)
 
 class RegBN(nn.Module):
@@ -97,11 +98,10 @@ class RegBN(nn.Module):
         W = ridge_projection(norm_f.flatten(1), norm_g.flatten(1), self.constraint, self.sigma_thr, self.sigma_min, self.implicit)
         used = finite & W.found
         self._learn(W, stats, finite, used)
-        if self.consistent or self.norm_f is None: whole,rest = own(W.f),own(W.rest())
-        else:
-            whole = own(all_f).flatten(1)
-            rest = whole - W.fit(own(all_g).flatten(1))  # published: fitted to normalised features, applied to raw ones
-        return torch.where(finite, torch.where(used, rest, whole).view(f.shape), f)  # a NaN stays where it came
+        if self.norm_f is None or self.consistent: rest = own(W.rest())
+        else: rest = f.flatten(1) - W.fit(own(all_g).flatten(1))  # published: fitted to normalised features, applied to raw ones
+        whole = torch.where(finite, own(W.f).view(f.shape), f) if self.consistent else f  # a NaN stays where it came
+        return torch.where(used, rest.view(f.shape), whole)
 
     @torch.no_grad()
     def _learn(self, W, stats, finite, used):
@@ -110,12 +110,11 @@ class RegBN(nn.Module):
         if self.norm_f is not None:
             for norm,s in zip((self.norm_f, self.norm_g), stats): norm.learn(s, used)
         if self.rank:
-            new = low_rank_mean(self.W_left, self.W_right, W.left.to(self.W_left.dtype), W.right.to(self.W_right.dtype), self.momentum)
-            for old,o in zip((self.W_left, self.W_right), new): old.copy_(torch.where(used, o, old))
+            new = low_rank_mean(self.W_left, self.W_right, W.left.to(self.W_left.dtype), W.right.to(self.W_right.dtype), self.momentum, W.K if W.dual else None)
+            for old,o in zip((self.W_left, self.W_right), new): torch.where(used, o, old, out=old)
         else:
-            change = torch.addmm(self.W, W.left.to(self.W.dtype), W.right.to(self.W.dtype), beta=-1)
-            eta = self._step(change.abs().mean(), used) if self.adaptive else self.momentum
-            self.W.addcmul_(change, torch.where(used, eta, 0))
+            def share(distance): return torch.where(used, self._step(distance, used), 0)
+            move_mean_(self.W, W.left.to(self.W.dtype), W.right.to(self.W.dtype), share if self.adaptive else torch.where(used, self.momentum, 0))
 
     def _step(self, change, used):
         "Step of the running projection, by the published rule: Adam's ratio of moments, its time is the epoch"
