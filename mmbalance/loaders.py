@@ -7,7 +7,7 @@ Docs: https://mmbalance.github.io/mmbalance/loaders.html.md"""
 # %% auto #0
 __all__ = ['ReadColumn', 'group_files']
 
-# %% ../nbs/02_loaders.ipynb #336b5ea3
+# %% ../nbs/02_loaders.ipynb #cf0f7ba8
 from operator import itemgetter
 from pathlib import Path
 import pandas as pd
@@ -15,10 +15,33 @@ from pandas.api.types import is_float_dtype
 from fastcore.basics import noop, patch, setify
 from fastcore.foundation import L
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
-from fastai.data.transforms import ColReader, ColSplitter, FuncSplitter, GrandparentSplitter, RandomSplitter, get_files, parent_label
+from fastai.data.transforms import ColReader, ColSplitter, GrandparentSplitter, RandomSplitter, get_files, parent_label
 from .core import listed, match_names
-from .data.core import video_extensions
-from .data.pairs import MultimodalDataBlock, MultimodalDataLoaders, check_columns
+from .inputs import check_columns
+from .media import video_extensions
+from .data.pairs import MultimodalDataBlock, MultimodalDataLoaders
+
+# %% ../nbs/02_loaders.ipynb #84b99e57
+@patch(cls_method=True)
+def from_items(cls:MultimodalDataLoaders,
+    items, # Rows, files, or anything else, one per sample
+    path, # Where the learner keeps its files
+    blocks, # Input blocks by name of modality, in batch order
+    get_x, # Getters by name of modality, from an item to its input
+    get_y, # From an item to its target
+    y_block=CategoryBlock, # Block of the target
+    splitter=None, # From items to the indices of the training and validation items; None takes a random part
+    valid_pct=.2, # Share of the validation set
+    seed=None, # Seed of its choice
+    item_tfms=None, # Transforms of each item; or a dict of them, by modality
+    batch_tfms=None, # Transforms of each batch; or a dict of them, by modality
+    on_error='raise', # When a training item cannot be loaded: 'raise' or 'skip'
+    **kwargs # Passed to the data loaders: bs, val_bs, shuffle, num_workers, ...
+)->MultimodalDataLoaders: # With the names of the modalities
+    "From items and a getter per modality; further arguments go to the data loaders"
+    dblock = MultimodalDataBlock(y=y_block, get_x=get_x, get_y=get_y, splitter=splitter or RandomSplitter(valid_pct, seed),
+        item_tfms=item_tfms, batch_tfms=batch_tfms, on_error=on_error, get_items=noop, **blocks)
+    return dblock.dataloaders(items, path=path, **kwargs)
 
 # %% ../nbs/02_loaders.ipynb #63978192
 class ReadColumn:
@@ -30,7 +53,7 @@ class ReadColumn:
 def _label_block(df, col, delim):
     return MultiCategoryBlock if delim else RegressionBlock if is_float_dtype(df[col]) else CategoryBlock
 
-# %% ../nbs/02_loaders.ipynb #a3357450
+# %% ../nbs/02_loaders.ipynb #3547af4d
 @patch(cls_method=True)
 def from_df(cls:MultimodalDataLoaders,
     df, # A row per sample
@@ -41,22 +64,16 @@ def from_df(cls:MultimodalDataLoaders,
     label_delim=None, # What separates several labels; None is one label
     y_block=None, # Block of the target; None is for several labels, a number or a class, as the column is
     valid_col=None, # Column that is true for the validation set; None takes a random part
-    valid_pct=.2, # Share of the validation set
-    seed=None, # Seed of its choice
-    item_tfms=None, # Transforms of each item; or a dict of them, by modality
-    batch_tfms=None, # Transforms of each batch; or a dict of them, by modality
-    on_error='raise', # When a training item cannot be loaded: 'raise' or 'skip'
-    **kwargs # Passed to the data loaders: bs, val_bs, shuffle, num_workers, ...
-)->MultimodalDataLoaders:
-    "From a `DataFrame`"
+    **kwargs # As in `from_items`: valid_pct, seed, item_tfms, batch_tfms, on_error, bs, ...
+)->MultimodalDataLoaders: # With the names of the modalities
+    "From a `DataFrame`; further arguments as in `from_items`"
+    if not blocks: raise ValueError('There is no modality; pass `blocks` by name, such as `dict(audio=MelSpecBlock, image=ImageBlock)`')
     cols = {m: m for m in blocks} | (cols or {})
     check_columns(df, [ReadColumn([*cols.values(), label_col, *L(valid_col)], path)])
-    dblock = MultimodalDataBlock(y=y_block or _label_block(df, label_col, label_delim), get_y=ColReader(label_col, label_delim=label_delim),
-        get_x={m: ReadColumn(cols[m], path) for m in blocks}, splitter=ColSplitter(valid_col) if valid_col else RandomSplitter(valid_pct, seed),
-        item_tfms=item_tfms, batch_tfms=batch_tfms, on_error=on_error, **blocks)
-    return dblock.dataloaders(df, path=path, **kwargs)
+    return cls.from_items(df, path, blocks, {m: ReadColumn(cols[m], path) for m in blocks}, ColReader(label_col, label_delim=label_delim),
+        y_block or _label_block(df, label_col, label_delim), **({'splitter': ColSplitter(valid_col)} if valid_col else {}) | kwargs)
 
-# %% ../nbs/02_loaders.ipynb #e8503c0e
+# %% ../nbs/02_loaders.ipynb #e5c1e3bc
 @patch(cls_method=True)
 def from_csv(cls:MultimodalDataLoaders,
     path, # Folder of the csv file, and where its file names start from
@@ -64,11 +81,11 @@ def from_csv(cls:MultimodalDataLoaders,
     header='infer', # As in pandas' `read_csv`
     delimiter=',', # As in pandas' `read_csv`
     **kwargs # As in `from_df`
-)->MultimodalDataLoaders:
-    "From a csv file"
+)->MultimodalDataLoaders: # With the names of the modalities
+    "From a csv file; further arguments as in `from_df`"
     return cls.from_df(pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter), path, **kwargs)
 
-# %% ../nbs/02_loaders.ipynb #93decd57
+# %% ../nbs/02_loaders.ipynb #19765329
 @patch(cls_method=True)
 def from_path_func(cls:MultimodalDataLoaders,
     path, # Where the learner keeps its files
@@ -76,35 +93,11 @@ def from_path_func(cls:MultimodalDataLoaders,
     label_func, # From a file to its target
     blocks, # Input blocks by name of modality, in batch order
     path_funcs=None, # By name of modality, from a sample's file to that of the modality; None is the file itself
-    y_block=CategoryBlock, # Block of the target
-    splitter=None, # From files to the indices of the training and validation items; None takes a random part
-    valid_pct=.2, # Share of the validation set
-    seed=None, # Seed of its choice
-    item_tfms=None, # Transforms of each item; or a dict of them, by modality
-    batch_tfms=None, # Transforms of each batch; or a dict of them, by modality
-    on_error='raise', # When a training item cannot be loaded: 'raise' or 'skip'
-    **kwargs # Passed to the data loaders: bs, val_bs, shuffle, num_workers, ...
-)->MultimodalDataLoaders:
-    "From files, and functions that find the others and the label by the path"
+    **kwargs # As in `from_items`: y_block, splitter, valid_pct, seed, item_tfms, batch_tfms, on_error, bs, ...
+)->MultimodalDataLoaders: # With the names of the modalities
+    "From files, and functions that find the others and the label by the path; further arguments as in `from_items`"
     get_x = match_names({m: noop for m in blocks} | (path_funcs or {}), blocks, 'path_funcs')
-    dblock = MultimodalDataBlock(y=y_block, get_y=label_func, get_x=get_x, splitter=splitter or RandomSplitter(valid_pct, seed),
-        item_tfms=item_tfms, batch_tfms=batch_tfms, on_error=on_error, get_items=L, **blocks)
-    return dblock.dataloaders(fnames, path=path, **kwargs)
-
-# %% ../nbs/02_loaders.ipynb #14f9378c
-@patch(cls_method=True)
-def from_clips(cls:MultimodalDataLoaders,
-    path, # Folder of videos, below it a folder per class
-    blocks, # Blocks that each take a video, such as `dict(audio=MelSpecBlock, frames=FramesBlock)`
-    label_func=parent_label, # From a video to its target; its folder's name is the class
-    train=None, # Name of the folder of training videos; None takes a random part of all for validation
-    valid='valid', # Name of the folder of validation videos, if `train` is given
-    **kwargs # As in `from_path_func`
-)->MultimodalDataLoaders:
-    "From videos, each of which holds all modalities"
-    files = get_files(path, extensions=video_extensions, folders=[train, valid] if train else None)
-    splitter = GrandparentSplitter(train, valid) if train else None
-    return cls.from_path_func(path, files, label_func, blocks, splitter=splitter, **kwargs)
+    return cls.from_items(L(fnames), path, blocks, get_x, label_func, **kwargs)
 
 # %% ../nbs/02_loaders.ipynb #b3de9ac8
 def group_files(
@@ -116,10 +109,26 @@ def group_files(
     for m,exts in extensions.items():
         for f in get_files(path, extensions=setify(exts)): groups.setdefault(f.with_suffix(''), {})[m] = f
     for name,g in sorted(groups.items()):
-        if len(g)<len(extensions): raise ValueError(f'{name} has {listed(o.name for o in g.values())}, but no file for {listed(m for m in extensions if m not in g)}; add it, or take {name.name} away')
+        if len(g)<len(extensions): raise ValueError(f'{name} has {listed(o.name for o in g.values())}, but no file for {listed(m for m in extensions if m not in g)}; add it, or take {name.name} away. Files of a sample lie side by side and differ in their extension alone; for another layout take `from_df`')
     return L(groups[o] for o in sorted(groups))
 
-# %% ../nbs/02_loaders.ipynb #3965c277
+# %% ../nbs/02_loaders.ipynb #bf8667d8
+class _TrainValid:
+    "Splits samples by the folder that they lie in, below `path`"
+    def __init__(self, path, *names): self.path,self.names = Path(path),names
+    def __call__(self, items):
+        parts = [next(iter(o.values())).relative_to(self.path).parts[:-1] for o in items]
+        res = [L(i for i,o in enumerate(parts) if name in o) for name in self.names]
+        if not all(res): raise ValueError(f'Below {self.path} there are samples in {listed(sorted({o[0] for o in parts if o}))}, but none in {listed(n for n,o in zip(self.names, res) if not o)}; name the folders with `train` and `valid`, or pass `valid_pct`')
+        return res
+
+# %% ../nbs/02_loaders.ipynb #73cb35ab
+class _FirstFile:
+    "What `f` says of a group's first file"
+    def __init__(self, f, m): self.f,self.m = f,m
+    def __call__(self, group): return self.f(group[self.m])
+
+# %% ../nbs/02_loaders.ipynb #4838be7f
 @patch(cls_method=True)
 def from_folder(cls:MultimodalDataLoaders,
     path, # Folder with a folder per class, or with `train` and `valid` above these
@@ -128,9 +137,25 @@ def from_folder(cls:MultimodalDataLoaders,
     train='train', # Name of the folder of training samples
     valid='valid', # Name of the folder of validation samples
     valid_pct=None, # Share of the validation set, at random; None takes the folders `train` and `valid`
+    **kwargs # As in `from_items`: seed, item_tfms, batch_tfms, on_error, bs, ...
+)->MultimodalDataLoaders: # With the names of the modalities
+    "From a folder per class; further arguments as in `from_items`"
+    items = group_files(path, match_names(extensions, blocks, 'extensions'))
+    split = dict(valid_pct=valid_pct) if valid_pct else dict(splitter=_TrainValid(path, train, valid))
+    return cls.from_items(items, path, blocks, {m: itemgetter(m) for m in blocks}, _FirstFile(parent_label, next(iter(blocks))), **split | kwargs)
+
+# %% ../nbs/02_loaders.ipynb #8bbb268e
+@patch(cls_method=True)
+def from_clips(cls:MultimodalDataLoaders,
+    path, # Folder of videos, below it a folder per class
+    blocks, # Blocks that each take a video, such as `dict(audio=MelSpecBlock, frames=FramesBlock)`
+    label_func=parent_label, # From a video to its target; its folder's name is the class
+    train=None, # Name of the folder of training videos; None takes a random part of all for validation
+    valid='valid', # Name of the folder of validation videos, if `train` is given
     **kwargs # As in `from_path_func`
-)->MultimodalDataLoaders:
-    "From a folder per class"
-    items,first = group_files(path, match_names(extensions, blocks, 'extensions')),next(iter(blocks))
-    splitter = None if valid_pct else FuncSplitter(lambda o: valid in o[first].relative_to(path).parts)
-    return cls.from_path_func(path, items, lambda o: parent_label(o[first]), blocks, {m: itemgetter(m) for m in blocks}, splitter=splitter, valid_pct=valid_pct or .2, **kwargs)
+)->MultimodalDataLoaders: # With the names of the modalities
+    "From videos, each of which holds all modalities; further arguments as in `from_path_func`"
+    files = get_files(path, extensions=video_extensions, folders=[train, valid] if train else None).sorted()
+    if not files: raise ValueError(f'There are no videos in {path}; expected files such as {listed(sorted(video_extensions))} in a folder per class')
+    if train: kwargs = dict(splitter=GrandparentSplitter(train, valid)) | kwargs
+    return cls.from_path_func(path, files, label_func, blocks, **kwargs)

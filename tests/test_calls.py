@@ -12,7 +12,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import *
 from fastai.callback.training import GradientAccumulation
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
-from fastai.data.transforms import ColReader, ColSplitter, Normalize
+from fastai.data.transforms import ColReader, ColSplitter, EndSplitter, Normalize
 from fastai.interpret import ClassificationInterpretation, Interpretation
 from fastai.learner import load_learner
 from fastai.metrics import accuracy, accuracy_multi, mse
@@ -22,11 +22,15 @@ from fastai.vision.data import ImageBlock
 from mmbalance.callback.mixup import MultimodalCutMix, MultimodalMixUp
 from mmbalance.callback.ogm_ge import OGMGE
 from mmbalance.data.audio import AudioBlock, MelSpecBlock, SpecBlock
+from mmbalance.data.av_digits import GreyImageBlock
 from mmbalance.data.core import TensorAudio, TensorSpec
 from mmbalance.data.pairs import MultimodalDataBlock
+from mmbalance.data.video import FramesBlock
 from mmbalance.layers.encoders import ConvEncoder
 from mmbalance.layers.heads import GatedHead
 from mmbalance.learner import create_encoder, fusion_learner, load_model, save_model
+from mmbalance.loaders import MultimodalDataLoaders
+from mmbalance.media import write_video
 from torchvision.models import resnet18
 
 torch.set_num_threads(1)
@@ -146,6 +150,32 @@ def test_predict_row_and_files(case):
 def test_predict_arrays(case):
     item = [sf.read(inputs(case, 7)[0])[0], np.array(Image.open(inputs(case, 7)[1])), np.array(row_vector(case.df.iloc[7]))][:case.n]
     assert torch.allclose(case.learn.predict(item)[2], case.learn.predict(case.df.iloc[7])[2], atol=1e-4)
+
+def test_predict_grey_pictures(data):
+    "`GreyImageBlock` takes a picture as a file or as an array"
+    path,df = data
+    av = MultimodalDataBlock(audio=MelSpecBlock(sr=8000, length=.4, n_mels=16), image=GreyImageBlock(), y=CategoryBlock, get_x={m: ColReader(m, pref=path) for m in ('audio','image')}, splitter=ColSplitter())
+    dls = av.dataloaders(df, bs=4, num_workers=0)
+    learn = fusion_learner(dls, dict(audio=small, image=small), path=path)
+    want = learn.predict(df.iloc[7])[2]
+    for o in Image.open(path/df.image[7]), np.array(Image.open(path/df.image[7])), np.array(Image.open(path/df.image[7]))[...,0]:
+        assert torch.equal(learn.predict((path/df.audio[7], o))[2], want)
+
+@pytest.mark.parametrize('n', [2,3])
+def test_predict_one_video(tmp_path, n):
+    "One file that holds all modalities is enough; here for sound, frames and the sound's waveform"
+    files = [tmp_path/f'{i}_{"ab"[i%2]}.mp4' for i in range(6)]
+    for i,fn in enumerate(files): write_video(fn, np.full((6,32,32,3), 40*i, 'uint8'), 10, .3*np.sin(np.arange(9600)*(.1+i%2)))
+    blocks = dict(audio=MelSpecBlock(length=.4, n_mels=16), frames=FramesBlock(2), wave=SpecBlock(length=.4))
+    dls = MultimodalDataLoaders.from_path_func(tmp_path, files, video_label, dict([*blocks.items()][:n]), splitter=EndSplitter(.34), bs=2, num_workers=0)
+    learn = fusion_learner(dls, {m: small for m in dls.modalities}, path=tmp_path)
+    with learn.no_bar(): learn.fit(1)
+    want = learn.get_preds()[0]
+    for fn,probs in zip(dls.valid_ds.items, want):
+        for o in fn, str(fn), (fn,)*n, {m: fn for m in dls.modalities}: assert torch.allclose(learn.predict(o)[2], probs, atol=1e-6)
+        learn.predict((fn, None, fn)[:n])
+
+def video_label(fn): return fn.stem[-1]
 
 def test_predict_with_input(case):
     inp,*_ = case.learn.predict(inputs(case, 7), with_input=True)
@@ -295,6 +325,28 @@ def test_workers(case):
     assert two[0][0].wave.sr==8000
     with case.learn.no_bar(): case.learn.fit(1, cbs=[])
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='memory is pinned for a GPU')
+def test_pinned_memory(case):
+    "Same batches, with their sounds"
+    for x,y in zip(case.dls.valid, case.dls.valid.new(num_workers=2, pin_memory=True)):
+        for o,p in zip(x, y): assert type(o) is type(p) and torch.equal(o, p)
+        assert torch.equal(x[0].wave, y[0].wave) and y[0].is_cuda
+
+@pytest.mark.parametrize('n', [1,2])
+def test_row_of_numbers(data, n):
+    "Columns of a table are a modality, beside a sound, or beside a sound and a picture"
+    path,df = data
+    df = df.assign(height=np.arange(24.), weight=1.)
+    inputs = dict(audio=(AudioBlock(sr=8000, length=.1), ColReader('audio', pref=path)), image=(ImageBlock, ColReader('image', pref=path)))
+    av = MultimodalDataBlock(**{m: o[0] for m,o in [*inputs.items()][:n]}, row=TransformBlock(type_tfms=to_vector), y=CategoryBlock,
+        get_x=[o[1] for o in [*inputs.values()][:n]]+[ColReader(['height','weight'])], splitter=ColSplitter())
+    dls = av.dataloaders(df, bs=4, num_workers=0)
+    assert torch.equal(dls.valid.one_batch()[n], tensor([[3.,1],[7,1],[11,1],[15,1]]))
+    wave = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(800, 4))
+    learn = fusion_learner(dls, dict(**dict(audio=wave, image=small(3)) if n==2 else dict(audio=wave), row=vector_encoder(2)), path=path)
+    with learn.no_bar(): learn.fit(1)
+    assert torch.allclose(learn.predict((*[path/df[m][7] for m in [*inputs][:n]], [7.,1.]))[2], learn.predict(df.iloc[7])[2], atol=1e-6)
+
 def test_two_audio_inputs_keep_their_settings(data):
     path,df = data
     av = MultimodalDataBlock(mel=MelSpecBlock(sr=8000, length=.4, n_mels=16), fine=MelSpecBlock(sr=4000, length=.2, n_mels=20, n_fft=256), stft=SpecBlock(sr=8000, length=.3),
@@ -383,6 +435,14 @@ def test_safe_weights(data):
     with pytest.raises(ValueError, match=r'known=\[small_class\]'): load_model(fn)
     b = dls.valid.one_batch()
     with torch.no_grad(): assert torch.equal(load_model(fn, known=[small_class])(*b[:2]), learn.model.eval()(*b[:2]))
+
+def test_safe_weights_of_partial(data):
+    "A `partial` of a class is rebuilt with its arguments"
+    path,df = data
+    dls = block(path).dataloaders(df, bs=4, num_workers=0)
+    learn = fusion_learner(dls, dict(audio=small, image=small), path=path)
+    b = dls.valid.one_batch()
+    with torch.no_grad(): assert torch.equal(load_model(save_model(learn, path/'partial'))(*b[:2]), learn.model.eval()(*b[:2]))
 
 class small_class(ConvEncoder):
     def __init__(self, c_in): super().__init__(c_in, (4,8))

@@ -7,7 +7,7 @@ Docs: https://mmbalance.github.io/mmbalance/data/av_digits.html.md"""
 # %% auto #0
 __all__ = ['synth_stats', 'mnist_stats', 'synth_digits', 'GreyImage', 'GreyImageBlock', 'real_digits']
 
-# %% ../../nbs/data/03_av_digits.ipynb #b56363a4
+# %% ../../nbs/data/03_av_digits.ipynb #17975f40
 import hashlib, os, tempfile
 from pathlib import Path
 from zlib import crc32
@@ -20,6 +20,7 @@ from fastai.data.block import TransformBlock
 from fastai.data.external import URLs, fastai_path, untar_data
 from fastai.vision.core import TensorImageBW
 from ..core import listed
+from ..media import FileBytes, is_file, openable, path_of
 
 # %% ../../nbs/data/03_av_digits.ipynb #8523043b
 vowels = dict(i=(280,2250), e=(450,2000), a=(750,1250), o=(450,850), u=(310,850))  # first and second formant in Hz
@@ -91,23 +92,27 @@ def synth_digits(
 # %% ../../nbs/data/03_av_digits.ipynb #c214399f
 synth_stats,mnist_stats = (.305,.376),(.1307,.3081)  # mean and standard deviation of all pixels in [0,1]
 
-# %% ../../nbs/data/03_av_digits.ipynb #9b58811f
+# %% ../../nbs/data/03_av_digits.ipynb #a79e2601
 class GreyImage:
     "Read a grey picture, normalise it, and add noise that is the item's own"
     def __init__(self, noise, seed, mean, std): self.noise,self.seed,self.mean,self.std = noise,seed,mean,std
-    def __call__(self, fn):
-        if not Path(fn).is_file(): raise FileNotFoundError(f'There is no picture {fn}; check the path, or the prefix given to the getter')
-        x = (torch.from_numpy(np.array(Image.open(fn).convert('L'))).float()/255-self.mean)/self.std
-        gen = torch.Generator().manual_seed(crc32('/'.join(Path(fn).parts[-3:]).encode())+self.seed)
+    def __call__(self,
+        o # Path; or a picture (height, width) or (height, width, 3) of values from 0 to 255, as uint8 or from PIL
+    ):
+        stored = isinstance(o, (str, Path, FileBytes))
+        if stored and not is_file(o): raise FileNotFoundError(f'There is no picture {o}; check the path, or the prefix given to the getter')
+        img = np.array((Image.open(openable(o)) if stored else Image.fromarray(np.asarray(o))).convert('L'))
+        x = (torch.from_numpy(img).float()/255-self.mean)/self.std
+        gen = torch.Generator().manual_seed(crc32('/'.join(path_of(o).parts[-3:]).encode() if stored else img.tobytes())+self.seed)
         return TensorImageBW((x + self.noise*torch.randn(x.shape, generator=gen))[None])
 
-# %% ../../nbs/data/03_av_digits.ipynb #b8cfe9eb
+# %% ../../nbs/data/03_av_digits.ipynb #53c3e5f5
 def GreyImageBlock(
     noise:float=0, # Standard deviation of the noise; the picture has 1
     seed:int=0, # Seed of the noise
     stats:tuple=synth_stats # Mean and standard deviation of the pictures in [0,1]; `mnist_stats` for MNIST
 )->TransformBlock:
-    "A `TransformBlock` for grey pictures with fixed noise, from their paths"
+    "A `TransformBlock` for grey pictures with fixed noise, from their paths or from arrays"
     return TransformBlock(type_tfms=GreyImage(noise, seed, *stats))
 
 # %% ../../nbs/data/03_av_digits.ipynb #5d267df8
