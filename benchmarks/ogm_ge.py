@@ -1,6 +1,6 @@
 """OGM-GE and the simple references on AV digits: accuracy of each, where the coefficient should act, and what a step costs.
 
-    python benchmarks/ogm_ge.py accuracy                 # embedded digits, SGD and Adam, 5 seeds
+    python benchmarks/ogm_ge.py accuracy                 # embedded digits, SGD and Adam, 5 seeds, with a linear probe
     python benchmarks/ogm_ge.py accuracy --data real     # spoken and written digits, from MMBALANCE_DATA; embedded ones where it is not set
     python benchmarks/ogm_ge.py params                   # convolutions only, or all parameters
     python benchmarks/ogm_ge.py cost                     # two ResNet-18, batch 64, inputs of 64 x 64
@@ -21,36 +21,39 @@ def learner(parts, head=ConcatHead, only=None, opt='adam', cbs=None):
     return Learner(dls, model, CrossEntropyLossFlat(), opt_func=dict(sgd=partial(SGD, mom=.9), adam=Adam)[opt], metrics=[accuracy, *uni.metrics(model.encoders)], cbs=[uni, *L(cbs)])
 
 def run(parts, seed, epochs, lr, **kwargs):
-    "Train once; accuracy of the model and of each modality's share"
+    "Train once; accuracy of the model, of each modality's share, and of a linear probe on each modality's features"
     set_seed(seed, reproducible=True)
     learn = learner(parts, **{k: v() if k=='cbs' else v for k,v in kwargs.items()})
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
-    return {k: v for k,v in zip(learn.recorder.metric_names[1:], learn.recorder.values[-1]) if 'accuracy' in k}
+    res = {k: v for k,v in zip(learn.recorder.metric_names[1:], learn.recorder.values[-1]) if 'accuracy' in k}
+    if 'only' in kwargs: return res
+    return res | {f'{m}_probe': v for m,v in linear_probe(learn, n_boot=1).probe.items()}
 
 methods = {
     'audio alone': dict(only='audio'), 'image alone': dict(only='image'), 'joint': {},
     'OGM, on the gradient': dict(cbs=lambda: OGM()), 'OGM, on the update': dict(cbs=lambda: OGM(act='update')),
     'OGM-GE, on the gradient': dict(cbs=lambda: OGMGE()), 'OGM-GE, on the update': dict(cbs=lambda: OGMGE(act='update')),
     'uniform multi-loss': dict(cbs=lambda: UniformMultiLoss()), 'modality dropout': dict(cbs=lambda: ModalityDropout()),
+    'RegBNFusion': dict(head=partial(RegBNFusion, head=ConcatHead)),
     'OGM-GE + RegBNFusion': dict(cbs=lambda: OGMGE(), head=partial(RegBNFusion, head=ConcatHead))}
 parameters = {'joint': {}, **{f'{n}, {p}': dict(cbs=lambda p=p,c=c: c(params=p)) for n,c in (('OGM', OGM), ('OGM-GE', OGMGE)) for p in ('conv','all')}}
 
 def accuracies(args, configs, what):
-    "One row per method, one group of columns per optimiser; the table is written after each row"
+    "A table per optimiser with a row per method, written after each row; a probe is a linear classifier on the frozen features"
     real = args.data=='real' and 'MMBALANCE_DATA' in os.environ
     if args.data=='real' and not real: print('MMBALANCE_DATA is not set, so the embedded digits are taken instead of the real ones')
     noise,lrs = args.image_noise or (1.5 if real else 1.),dict(sgd=args.lr_sgd, adam=args.lr_adam)
-    parts,rows = data('real' if real else 'synth', noise),[]
+    parts = data('real' if real else 'synth', noise)
     text = f'AV digits ({"real" if real else "embedded"}): {len(parts[0][-1])} training and {len(parts[1][-1])} validation items, image noise sd {noise}; ' \
         f'one cycle of {args.epochs} epochs, batch 64, SGD (momentum .9) at {args.lr_sgd}, Adam at {args.lr_adam}; alpha .8; accuracy in %, mean ± sd over {args.seeds} seeds.\n\n'
-    head = ['', *[f'{opt}: {k}' for opt in ('SGD','Adam') for k in ('accuracy','audio share','image share')]]
+    columns = dict(accuracy='accuracy', audio_accuracy='audio share', image_accuracy='image share', audio_probe='audio probe', image_probe='image probe')
+    done = {opt: [] for opt in lrs}
     for name,kwargs in configs.items():
-        rows.append([name])
         for opt,lr in lrs.items():
             res = [run(parts, seed, args.epochs, lr, opt=opt, **kwargs) for seed in range(args.seeds)]
-            rows[-1] += [pm([o[k] for o in res]) if k in res[0] else '' for k in ('accuracy','audio_accuracy','image_accuracy')]
-        print(rows[-1], flush=True)
-        write(f'{what}_{"real" if real else "synth"}', text + table(rows, head))
+            done[opt].append([name, *[pm([o[k] for o in res]) if k in res[0] else '' for k in columns]])
+            print(opt, done[opt][-1], flush=True)
+        write(f'{what}_{"real" if real else "synth"}', text + '\n\n'.join(f'{o.upper() if o=="sgd" else "Adam"}\n\n{table(rows, ["", *columns.values()])}' for o,rows in done.items()))
 
 def write(name, text): (here/f'ogm_ge_{name}.md').write_text(text+'\n', encoding='utf-8')
 
@@ -123,7 +126,7 @@ if __name__=='__main__':
     p.add_argument('what', choices=['accuracy','params','cost'])
     p.add_argument('--data', choices=['synth','real'], default='synth')
     p.add_argument('--seeds', type=int, default=5)
-    p.add_argument('--epochs', type=int, default=6)
+    p.add_argument('--epochs', type=int, default=15)
     p.add_argument('--lr-sgd', type=float, default=.01)
     p.add_argument('--lr-adam', type=float, default=1e-3)
     p.add_argument('--image-noise', type=float)

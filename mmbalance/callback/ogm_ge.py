@@ -8,7 +8,7 @@ Docs: https://mmbalance.github.io/mmbalance/callback/ogm_ge.html.md"""
 __all__ = ['colors', 'styles', 'modality_scores', 'discrepancy_ratio', 'modulation_coef', 'mixed_target', 'check_target',
            'in_window', 'check_window', 'OGMGE', 'OGM', 'plot_balance']
 
-# %% ../../nbs/callback/01_ogm_ge.ipynb #48a91ef0
+# %% ../../nbs/callback/01_ogm_ge.ipynb #e4dca8ae
 from collections.abc import Callable
 from functools import partial
 import torch
@@ -19,6 +19,7 @@ from fastai.learner import ValueMetric
 from fastcore.foundation import L
 from ..core import listed, plain
 from .core import BalanceCallback
+from ..layers.core import shared_seed, sum_processes
 from ..layers.modulation import NormalNoise, PartialStep, PoolNoise, modulate_grads_, own_params
 
 # %% ../../nbs/callback/01_ogm_ge.ipynb #bc1569cb
@@ -90,7 +91,7 @@ def check_window(start, end):
             f'a float a fraction of the fit between 0 and 1, but {o!r} is neither; take for example start=0, end=.5 or end=50')
     if end is not None and type(start)==type(end) and end<=start: raise ValueError(f'The window from {start} to {end} is empty; let `end` be greater than `start`')
 
-# %% ../../nbs/callback/01_ogm_ge.ipynb #3de7490d
+# %% ../../nbs/callback/01_ogm_ge.ipynb #b4e91ce5
 class OGMGE(BalanceCallback):
     "On-the-fly Gradient Modulation with Generalization Enhancement (https://arxiv.org/abs/2203.15332)"
     with_grad = False
@@ -103,7 +104,7 @@ class OGMGE(BalanceCallback):
         scores=None, # What a modality says alone: 'shares', 'ablation', 'aux', or as in `score_source`; None: by the head
         act:str='gradient', # Scale the 'gradient' (as in the paper) or the 'update' that the optimiser makes of it?
         pairwise:bool=False, # With three modalities or more: the mean of pairwise ratios?
-        noise:Callable=NormalNoise, # Makes the source of noise; `PoolNoise` is cheaper on a CPU
+        noise:Callable=NormalNoise, # Makes the source of noise from a `seed`; `PoolNoise` is cheaper on a CPU
         columns:tuple=('ratio','coef') # Columns of the recorder for each modality, of 'score', 'ratio', 'coef'
     ):
         if alpha<0: raise ValueError(f'`alpha` is {alpha}, but the degree of modulation is at least 0; the authors take .8 for CREMA-D and .1 for VGGSound')
@@ -119,7 +120,8 @@ class OGMGE(BalanceCallback):
         if len(self.names)<2: raise ValueError(f'OGM-GE balances modalities against each other, but the model has {len(self.names)} ({listed(self.names)}); use it with two or more')
         own_params(self.mm, self.params)  # what does not fit is said here
         self.batch = self.total = self.partly = None
-        self.checked,self.steps,self.source_of_noise = False,[],self.noise() if self.enhance else None
+        self.checked,self.steps = False,[]
+        self.source_of_noise = self.noise(seed=shared_seed(self.dls.device or 'cpu')) if self.enhance else None
         self.recording = not hasattr(self.learn, 'lr_finder') and getattr(self.learn, 'create_mbar', True)  # else `lr_find`, `validate` or `get_preds`
         if not self.recording: return
         self.record = {k: {m: [] for m in self.names} for k in ('score','ratio','coef')}
@@ -140,11 +142,12 @@ class OGMGE(BalanceCallback):
     @torch.no_grad()
     def before_step(self):
         "Slow the encoder of each modality that is ahead, for this step"
-        scores = dict(zip(self.names, self.total))
+        total = sum_processes(self.total)  # gradients are those of all processes already
+        scores = dict(zip(self.names, total))
         ratios = torch.stack([discrepancy_ratio(scores, m, self.pairwise) for m in self.names])
         active = in_window(self.start, self.end, self.epoch, self.pct_train)
         coefs = modulation_coef(ratios, self.alpha) if active else torch.ones_like(ratios)  # eq. 10
-        self.steps.append(torch.stack([self.total, ratios, coefs]))
+        self.steps.append(torch.stack([total, ratios, coefs]))
         if not active: return
         on_grad = self.act=='gradient'
         for ps,coef in zip(self.own.values(), coefs): modulate_grads_(ps, coef if on_grad else None, self.source_of_noise)
