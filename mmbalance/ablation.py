@@ -45,7 +45,7 @@ class FeaturePass:
         with self.tapped():
             self.dl = dl.new(shuffle=False, drop_last=False)
             parts = [self.add(*self.split(b)) for b in self.dl]
-        if not parts: raise ValueError('There is no sample in the data; pass a data loader that has some')
+        if not parts: raise ValueError('There is no sample in the data; pass a data loader that has some. An exported learner keeps none: give it `dl=learn.dls.test_dl(items, with_labels=True)`')
         feats,logits,ys = zip(*parts)
         self.feats,self.logits,self.y = {m: torch.cat([o[m] for o in feats]) for m in self.names},torch.cat(logits),torch.cat(ys)
 

@@ -7,14 +7,19 @@ Docs: https://mmbalance.github.io/mmbalance/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/04_all.ipynb #94d5ad49
+# %% ../nbs/04_all.ipynb #ea739b67
 from fastai.vision.all import *
 from .core import *
+from .media import *
+from .cache import *
+from .inputs import *
 from .data.core import *
 from .data.audio import *
 from .data.pairs import *
 from .data.augment import *
 from .data.video import *
+from .data.extract import *
+from .data.workers import *
 from .data.av_digits import *
 from .data.cg_mnist import *
 from .layers.core import *
@@ -27,7 +32,19 @@ from .layers.regbn import *
 from .models import *
 from .fusion import *
 from .loaders import *
+from .shard_reader import *
+from .shards import *
+from .shard_loaders import *
+from .splits import *
 from .metrics import *
+from .datasets.prepare import *
+from .datasets.core import *
+from .datasets.crema_d import *
+from .datasets.kinetics_sounds import *
+from .datasets.vggsound import *
+from .datasets.ave import *
+from .datasets.ucf101 import *
+from .datasets.clips import *
 from .callback.core import *
 from .callback.ogm_ge import *
 from .callback.references import *
@@ -35,6 +52,7 @@ from .callback.regbn import *
 from .callback.mixup import *
 from .callback.live import *
 from .learner import *
+from .recipes import *
 from .ablation import *
 from .interpret import *
 from .diagnose import *

@@ -8,7 +8,7 @@ Docs: https://mmbalance.github.io/mmbalance/diagnose.html.md"""
 __all__ = ['Probe', 'fit_probe', 'training_pass', 'fit_probes', 'linear_probe', 'Diagnosis', 'diagnose', 'OneModality',
            'unimodal_learner']
 
-# %% ../nbs/07_diagnose.ipynb #a910202c
+# %% ../nbs/07_diagnose.ipynb #14642a86
 from contextlib import nullcontext
 from html import escape
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from fastai.torch_core import get_model, to_device
 from fastcore.foundation import L
 from .ablation import FeaturePass
 from .callback.ogm_ge import OGMGE
+from .callback.references import UniformMultiLoss
 from .interpret import BalanceInterpretation
 from .layers.heads import ConcatHead
 from .fusion import RegBNFusion
@@ -98,7 +99,7 @@ def linear_probe(
 def _pct(x): return '' if pd.isna(x) else f'{100*x:.1f}'
 def _code(s): return ''.join(f'<code>{escape(o)}</code>' if i%2 else escape(o) for i,o in enumerate(s.split('`')))
 
-# %% ../nbs/07_diagnose.ipynb #9adb9a34
+# %% ../nbs/07_diagnose.ipynb #303dce4e
 class Diagnosis:
     "One page about the balance of a model: a verdict, the numbers, what they mean, and what to try"
     def __init__(self,
@@ -137,9 +138,15 @@ class Diagnosis:
         return m if a>b and mcnemar(a, b)<.05 else None
 
     @property
+    def idle(self):
+        "Modalities whose features know much more than the model says by them, beyond chance, whatever the others do"
+        return [m for m in self.names if self.table.unused[m]>=self.margin and self.table.p[m]<.05]
+
+    @property
     def verdict(self):
         if len(self.names)<2: return 'There is one modality, so there is nothing to balance.'
         if self.neglected: return f'The model neglects {" and ".join(self.neglected)}.'
+        if self.idle: return f'No modality is neglected more than another, but the model does not use what the features of {" and ".join(self.idle)} know.'
         return 'No modality is neglected.'
 
     @property
@@ -158,15 +165,23 @@ class Diagnosis:
     @property
     def advice(self):
         "What to try, the likeliest first"
+        cbs,adam = L(self.setup.get('cbs')),self.setup.get('adam')
+        ogm,multi = (next((o for o in cbs if isinstance(o, c)), None) for c in (OGMGE, UniformMultiLoss))
+        again,head = self._again,self._head_alone(adam, multi)
+        if not self.neglected and (self.idle or self.beaten_by): return ['Train longer, or at a higher learning rate: the head has not caught up with the features.', head, again]
         if not self.neglected: return ['Nothing has to be mended. Larger gains are to be looked for in the encoders and the data.']
-        m,cb,res = self.neglected[0],next((o for o in L(self.setup.get('cbs')) if isinstance(o, OGMGE)), None),[]
-        res.append('Slow down whichever encoder leads: `fusion_learner(..., cbs=OGMGE(alpha=.8))`.' if cb is None else
-            f'OGM-GE is in use with `alpha={cb.alpha}`; try another, such as `{.3 if cb.alpha>.6 else cb.alpha+.4:.1f}`, or train longer.')
-        if self.setup.get('adam'): res.append('Adam undoes most of a scaling of gradients: with OGM-GE take `opt_func=partial(SGD, mom=.9)`.')
+        m = self.neglected[0]
+        res = [] if multi else ['Give each modality a loss of its own: `fusion_learner(..., cbs=UniformMultiLoss())`.']
+        res.append('Slow down whichever encoder leads: `fusion_learner(..., cbs=OGMGE(alpha=.8))`.' if ogm is None else
+            f'OGM-GE is in use with `alpha={ogm.alpha}`; try another, such as `{.3 if ogm.alpha>.6 else ogm.alpha+.4:.1f}`, or train longer.')
+        if adam: res.append('Adam undoes most of a scaling of gradients: with OGM-GE take `opt_func=partial(SGD, mom=.9)`.')
         if not isinstance(self.setup.get('head'), RegBNFusion): res.append(f'Remove from {m} what {self.lead} explains already: '
             f'`head=partial(RegBNFusion, head=ConcatHead, clean=[({m!r}, {self.lead!r})])`.')
-        if self.beaten_by: res.append('The features are good and the head does not use them: train the head alone for some epochs, `learn.freeze(); learn.fit(3)`.')
-        return res + ['Then diagnose again, and compare: `interp.compare(other)` says whether a difference is more than chance.']
+        return res + [head]*bool(self.beaten_by) + [again]
+
+    _again = 'Then diagnose again, and compare: `interp.compare(other)` says whether a difference is more than chance.'
+    def _head_alone(self, adam, multi): return ('The features are good and the head does not use them. Without training all anew, train the head alone for some epochs with a loss for '
+        f'each modality: `learn.freeze(); learn.fit(3, {.01 if adam else .1}{"" if multi else ", cbs=UniformMultiLoss()"})`.')
 
     def _numbers(self):
         names = dict(alone='alone in the model', share='share of the logits', probe='its features know (probe)', unimodal='trained alone', unused='not used')

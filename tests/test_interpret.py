@@ -12,9 +12,10 @@ from fastai.metrics import accuracy
 from fastcore.foundation import L
 from mmbalance.ablation import FeaturePass, subset_logits
 from mmbalance.callback.core import UnimodalAccuracy
-from mmbalance.callback.live import AblatedAccuracy, MacroF1
+from mmbalance.callback.live import AblatedAccuracy, MacroF1, MeanAP
 from mmbalance.diagnose import diagnose, linear_probe
 from mmbalance.interpret import BalanceInterpretation
+from mmbalance.metrics import mean_ap
 from mmbalance.layers.heads import ConcatHead, FiLMHead, GatedHead, SumHead
 from mmbalance.fusion import RegBNFusion
 from mmbalance.models import FusionModel
@@ -23,7 +24,7 @@ names = 'audio','image','text'
 
 def toy(head=ConcatHead, m=2, n=37, bs=8, drop_last=False, **kwargs):
     "Modalities of falling clarity; encoders with dropout and batch norm, whose mode matters"
-    torch.manual_seed(0)
+    random.seed(0); torch.manual_seed(0)  # the order of training batches, and all else
     y = torch.arange(n)%4
     items = L(zip(*[F.one_hot(y, 4)*s+torch.randn(n, 4) for s in (2.,1.,.5)[:m]], y))
     encoders = {k: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(.5)) for k in names[:m]}
@@ -64,6 +65,19 @@ def test_subsets_are_true_passes(head, m, at, by):
             assert torch.allclose(res[S], want, atol=1e-5)
     assert len(res)==2**m and torch.equal(p.y, y)
 
+def test_features_and_inputs_agree_where_zero_stays_zero():
+    "Encoders without biases and norms make zeros of zeros; with them the two ways differ"
+    learn = toy()
+    learn.model.encoders.update({m: nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU()) for m in names[:2]})
+    a,b = (BalanceInterpretation.from_learner(learn, at=at) for at in ('features','inputs'))
+    for S in a.logits: assert torch.allclose(a.logits[S], b.logits[S], atol=1e-6)
+    learn.model.encoders['audio'][0].bias = nn.Parameter(torch.ones(6))
+    assert not torch.allclose(BalanceInterpretation.from_learner(learn, at='inputs').logits[('image',)], a.logits[('image',)], atol=1e-2)
+
+def test_probe_is_compared_with_training_alone():
+    df = linear_probe(toy(n=80), dict(audio=.9))
+    assert df.under_optimised['audio']==pytest.approx(.9-df.probe['audio']) and df.under_optimised.isna()['image']
+
 @pytest.mark.parametrize('bs', [1, 8, 37, 64])
 def test_every_sample_counts(bs):
     "The training loader drops its last batch; no count does"
@@ -100,15 +114,18 @@ def test_shapley_of_three_and_a_dummy():
 @pytest.mark.parametrize('head', [ConcatHead, GatedHead, partial(RegBNFusion, head=ConcatHead)])
 def test_callbacks_do_not_disturb_each_other(head):
     "Two callbacks look at one head, and each sees what the model passed"
-    uni,alone = UnimodalAccuracy(),AblatedAccuracy()
-    learn = toy(head, cbs=[uni, alone], metrics=[accuracy, MacroF1(), *uni.metrics(names[:2]), *alone.metrics(names[:2])])
+    uni,alone,inputs = UnimodalAccuracy(),AblatedAccuracy(),AblatedAccuracy(at='inputs')
+    learn = toy(head, cbs=[inputs, alone, uni], metrics=[accuracy, MacroF1(), MeanAP(), *[m for o in (uni, alone, inputs) for m in o.metrics(names[:2])]])
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     got,interp = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])), BalanceInterpretation.from_learner(learn)
+    at_inputs = BalanceInterpretation.from_learner(learn, at='inputs')
     for m in names[:2]:
+        assert got[f'{m}_alone_inputs']==pytest.approx(at_inputs.count(m).accuracy)
         assert got[f'{m}_alone']==pytest.approx(interp.count(m).accuracy)
         own = interp.shares[m] if interp.shares else interp.logits[(m,)]
         assert got[f'{m}_accuracy']==pytest.approx((own.argmax(1)==interp.y).float().mean().item())
     assert got['accuracy']==pytest.approx(interp.count().accuracy)
+    assert got['mean_ap']==pytest.approx(mean_ap(interp.logits[interp.all].softmax(1), interp.y))
     assert got['macro_f1']==pytest.approx(interp.accuracies(n_boot=2).macro_f1['all'])
 
 def test_probe_is_deterministic():

@@ -2,9 +2,9 @@
 from itertools import permutations
 import pytest, torch
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, f1_score
-from mmbalance.metrics import (Count, ablate, bootstrap_means, confusion, count_right, estimate, f1_scores, imbalance_degree,
-    macro_f1, mcnemar, shapley, subsets, utilisation)
+from sklearn.metrics import average_precision_score, confusion_matrix, f1_score
+from mmbalance.metrics import (Count, ablate, average_precisions, bootstrap_means, confusion, count_right, estimate, f1_scores, imbalance_degree,
+    macro_f1, mcnemar, mean_ap, shapley, subsets, utilisation)
 
 def by_orders(values, names):
     "Shapley by its other definition: the mean rise over all orders of entering"
@@ -30,7 +30,44 @@ def test_worked_examples():
     assert shapley(three)==pytest.approx(dict(a=.35, b=.275, c=.175))
     assert imbalance_degree(dict(a=.6, b=.2))==pytest.approx(.5)
     assert utilisation({(): 0, ('1',): .72, ('2',): .5, ('1','2'): .8})==pytest.approx({'1': .375, '2': .1})
+    conditional = utilisation({(): 0, ('1',): .72, ('2',): .5, ('1','2'): .8})
+    assert conditional['2']-conditional['1']==pytest.approx(-.275)  # the first modality dominates
+    assert imbalance_degree(dict(a=0., b=0.))!=imbalance_degree(dict(a=0., b=0.))  # undefined: NaN
     assert Count(3, 4)+Count(0, 1)==Count(3, 5) and (Count(3, 4)+Count(0, 1)).accuracy==.6
+
+def test_worked_example_of_f1():
+    y,preds = torch.tensor([0,0,1,2]),torch.tensor([0,1,1,1])
+    assert count_right(preds, y).accuracy==.5 and macro_f1(preds, y, 3)==pytest.approx(.388889, abs=1e-6)
+    assert f1_scores(preds, y, 3).tolist()==pytest.approx([2/3, 1/2, 0])
+    assert macro_f1(torch.tensor([0,1]), torch.tensor([0,1]), 3)==pytest.approx(2/3)  # all right, and a class is absent
+
+@pytest.mark.parametrize('n,points', [(704,1.73), (2400,.94), (15446,.37)])
+def test_standard_error(n, points): assert 100*Count(round(.7*n), n).std_error==pytest.approx(points, abs=.005)
+
+@pytest.mark.parametrize('prevalence', [.5, .7109, .9])
+def test_f1_of_a_constant_answer(prevalence):
+    y = (torch.arange(10_000)>=10_000*prevalence).long()
+    assert macro_f1(torch.zeros_like(y), y, 2)==pytest.approx(prevalence/(1+prevalence), abs=1e-6)
+
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('digits', [1, 6])
+def test_average_precision_is_scikit_learns(seed, digits):
+    "Also with many equal scores; a class that does not occur has none, and the mean leaves it out"
+    torch.manual_seed(seed)
+    scores,y = torch.rand(40, 5).mul(10**digits).round().div(10**digits),torch.randint(0, 4, (40,))
+    want = [average_precision_score(y==k, scores[:,k]) for k in range(4)]
+    assert average_precisions(scores, y)[:4].tolist()==pytest.approx(want) and average_precisions(scores, y)[4].isnan()
+    assert mean_ap(scores, y)==pytest.approx(sum(want)/4)
+
+def test_shapley_treats_equals_alike():
+    "Two that add the same everywhere get the same; of two alone, the difference is that of their accuracies"
+    torch.manual_seed(0)
+    v = {S: torch.rand(()).item() for S in subsets('abc')}
+    for S in subsets('abc'):
+        if 'a' in S and 'b' not in S: v[tuple(sorted((*(o for o in S if o!='a'), 'b')))] = v[S]
+    assert shapley(v)['a']==pytest.approx(shapley(v)['b'])
+    two = {S: torch.rand(()).item() for S in subsets('ab')}
+    assert shapley(two)['a']-shapley(two)['b']==pytest.approx(two[('a',)]-two[('b',)])
 
 @pytest.mark.parametrize('seed', range(5))
 def test_f1_is_scikit_learns_over_all_classes(seed):
