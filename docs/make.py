@@ -56,7 +56,7 @@ def convert(cell, path):
     if opts.get('include')=='false': return
     datas = [o['data'] for o in cell['outputs'] if 'data' in o]
     if (opts.get('echo'), opts.get('output'))==('false', 'asis'):
-        mds = [d['text/markdown'] for d in datas if 'text/markdown' in d]
+        mds = [d['text/markdown'] for d in datas if d.get('text/markdown')]
         return markdown(cell, '\n\n'.join(show_doc(o) if text.rpartition('\n')[2].startswith('show_doc') else o for o in mds))
     for d in datas:
         if 'text/html' in d: d.pop('text/markdown', None)  # fastprogress: the HTML again, in a fence
@@ -95,7 +95,7 @@ def relink(nb, symbol, page):
     def f(c): return c if c['cell_type']!='markdown' else c|dict(source=re_symbol.sub(symbol, re_page.sub(page, c['source'])))
     return nb|dict(cells=[f(c) for c in nb['cells']])
 
-parts = {'tutorials':'Tutorials', 'explanations':'Explanations', '':'Library', 'data':'Data', 'layers':'Layers', 'callback':'Callbacks'}  # folders, in reading order
+parts = {'tutorials':'Tutorials', 'explanations':'Explanations', 'results':'Methods and results', '':'Library', 'data':'Data', 'datasets':'Data sets', 'layers':'Layers', 'callback':'Callbacks'}  # folders, in reading order
 
 def contents(paths):
     "Sphinx's table of contents: a part for each folder; pages in the order of their numbers"

@@ -1,5 +1,5 @@
 "The site builds without a warning, loads nothing from the network, has no dead link; search, players and pictures work in a browser"
-import re, shutil, subprocess, sys
+import json, re, shutil, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -54,10 +54,56 @@ def test_pictures_and_players(site, pages):
     sources = pages[site/'index.html'].resources
     assert sum(o.startswith('data:audio/wav') for o in sources)==3 and sum(o.startswith(('data:image/png', '_images/')) for o in sources)>=5
 
-def dom(page): return subprocess.run([chromium, '--headless', '--no-sandbox', '--disable-gpu', '--virtual-time-budget=8000', '--dump-dom', page],
+def dom(page, *args): return subprocess.run([chromium, '--headless', '--no-sandbox', '--disable-gpu', '--virtual-time-budget=8000', *args, '--dump-dom', page],
     capture_output=True, text=True, check=True, timeout=120).stdout
 
 @needs_browser
 @pytest.mark.parametrize('query,page', [('regbn', 'layers/regbn.html'), ('ogmge', 'callback/ogm_ge.html'), ('digits', 'data/av_digits.html')])
 def test_search(site, query, page):
-    assert re.search(rf'href="{page}[#"?]', dom(f'{(site/"search.html").as_uri()}?q={query}'))
+    "In the list of results; the contents beside it name every page"
+    results = dom(f'{(site/"search.html").as_uri()}?q={query}').split('id="search-results"')[1]
+    assert re.search(rf'href="{page}[#"?]', results)
+
+look = """<script>addEventListener('load', () => setTimeout(() => {
+  const all = q => [...document.querySelectorAll(q)], where = o => o.tagName+'.'+o.className, wide = document.documentElement.clientWidth
+  const scrolls = o => o && (['auto','scroll'].includes(getComputedStyle(o).overflowX) ? o : scrolls(o.parentElement))
+  const right = o => (o = scrolls(o.parentElement)) && o.closest('article') ? 1e9 : document.querySelector('article').getBoundingClientRect().right
+  const out = document.createElement('pre'); out.id = 'look'
+  out.textContent = JSON.stringify({
+    broken: all('article img').filter(o => !(o.complete && o.naturalWidth)).length, pictures: all('article img').length,
+    silent: all('audio').filter(o => !(o.duration > 0) || o.error).length, players: all('audio').length,
+    outside: all('article img, article audio, article table').filter(o => o.getBoundingClientRect().right > right(o)+1).map(where),
+    small: all('article audio').filter(o => Math.min(o.offsetWidth, o.parentElement.offsetWidth) < 160).map(where),
+    too_wide: document.documentElement.scrollWidth-wide, ground: getComputedStyle(document.body).backgroundColor, letters: getComputedStyle(document.body).color})
+  document.body.append(out) }, 1500))</script>"""
+
+def seen(page, *args):
+    "What a browser sees of a page"
+    probe = page.with_name(f'_look_{page.name}')
+    probe.write_text(page.read_text(encoding='utf-8').replace('</body>', look+'</body>'), encoding='utf-8')
+    try: return json.loads(re.search(r'<pre id="look">(.*?)</pre>', dom(probe.as_uri(), *args), re.S)[1])
+    finally: probe.unlink()
+
+walk = ['index.html', 'tutorials/quick_start.html', 'callback/ogm_ge.html', 'data/av_digits.html', 'results/methods.html', 'results/tables.html', 'tutorials/diagnose.html']
+
+@needs_browser
+@pytest.mark.parametrize('width', [1280, 400])
+@pytest.mark.parametrize('page', walk)
+def test_pages_in_a_browser(site, page, width):
+    "Pictures are there, players have a sound, and nothing is cut off, on a narrow screen too"
+    got = seen(site/page, f'--window-size={width},900')
+    assert not got['broken'] and not got['silent'] and not got['outside'] and not got['small'] and got['too_wide']<=0, got
+    assert bool(got['players'])==(page in ('index.html', 'tutorials/quick_start.html', 'data/av_digits.html', 'tutorials/diagnose.html')), got
+
+def lightness(rgb): return sum(map(int, re.findall(r'\d+', rgb)[:3]))/3
+
+@needs_browser
+def test_dark_mode(site):
+    light,dark = (seen(site/'index.html', *args) for args in ((), ('--blink-settings=preferredColorScheme=0',)))
+    assert lightness(light['ground'])>200>60>lightness(light['letters']) and lightness(dark['ground'])<60<150<lightness(dark['letters'])
+
+def test_no_link_left_as_text(site):
+    "A link around code in backticks is not one to nbdev, which makes a link of the code alone"
+    for f in site.rglob('*.html'):
+        text = re.sub(r'<(pre|code|script|style)\b.*?</\1>', '', f.read_text(encoding='utf-8'), flags=re.S)
+        assert not (found := re.search(r'\]\([\w./#-]+\)', re.sub(r'<[^>]+>', '', text))), f'{f.name}: {found[0]}'
