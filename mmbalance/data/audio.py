@@ -28,10 +28,17 @@ from .spectrogram import NormalizeSpec, SpecFront, ToFilterBank, ToMelSpec, ToPo
 # %% ../../nbs/data/01_audio.ipynb #bd19d2cb
 @lru_cache
 def _filters(sr_from, sr_to):
-    "Filters for at least 16 samples that follow each other, their reach to each side, and the samples from one such group to the next"
+    "Filters for some samples that follow each other, 48 by 48; how far they reach to each side; and the step to the next such samples"
     r = T.Resample(sr_from, sr_to)
-    step,n = sr_from//r.gcd, max(1, 16//len(r.kernel))
-    return torch.cat([F.pad(r.kernel, (i*step, (n-1-i)*step)) for i in range(n)]), r.width, n*step
+    step,n = sr_from//r.gcd, max(1, 64//len(r.kernel))
+    filters = torch.cat([F.pad(r.kernel, (i*step, (n-1-i)*step)) for i in range(n)])[:,0]
+    return [_trim(o) for o in filters.split(48)], r.width, n*step
+
+def _trim(filters):
+    "The first sample that these filters reach, and the filters without zeros at either end (samples, filters)"
+    at = filters.any(0).nonzero()
+    i,j = at.min().item(), at.max().item()+1
+    return i, filters[:,i:j].T.contiguous()
 
 # %% ../../nbs/data/01_audio.ipynb #fa156dd8
 def resample(
@@ -41,9 +48,11 @@ def resample(
 )->Tensor: # Samples (channels, n at the new rate)
     "The same sound at another rate"
     if sr_from==sr_to: return x
-    filters,width,step = _filters(sr_from, sr_to)
-    res = F.conv1d(F.pad(x, (width, width+step))[:,None], filters.to(x), stride=step)
-    return res.transpose(1, 2).reshape(len(x), -1)[:,:-(-x.shape[1]*sr_to//sr_from)]
+    groups,width,step = _filters(sr_from, sr_to)
+    padded,n = F.pad(x, (width, width+step)),x.shape[1]//step+1
+    def windows(i, size): return padded.as_strided((len(x), n, size), (padded.stride(0), step, 1), i).flatten(0, 1)
+    res = torch.cat([windows(i, len(f))@f.to(x) for i,f in groups], 1)
+    return res.view(len(x), -1)[:,:-(-x.shape[1]*sr_to//sr_from)]
 
 # %% ../../nbs/data/01_audio.ipynb #8dde0bea
 class LoadAudio(DisplayedTransform):

@@ -26,14 +26,28 @@ class SpecFront(DisplayedTransform):
         if x.front not in (None, self.name): raise ValueError(f'A sound that is to become `{x.front.strip()}` came to `{self.name.strip()}`: '
             'in a plain `DataBlock` all audio inputs share one transform; use `MultimodalDataBlock`, which keeps them apart')
         return TensorSpec(_in_chunks(partial(self.spec, sr=x.sr), x.as_subclass(Tensor).float()), sr=x.sr, hop=self.hop, freqs=self.freqs(x.sr), time_first=self.time_first, wave=x)
-    def spec(self, x, sr): return (self.tfm.to(x.device)(x)+self.eps).log()
     time_first = False
 
 # %% ../../nbs/data/01_spectrogram.ipynb #964ef017
 def _in_chunks(f, x, size=2**18):
     "`f(x)`, on a CPU for some 2**18 samples at a time, which is twice as fast as 64 long sounds at once (benchmarks/input.md)"
     n = max(1, size*torch.get_num_threads()//max(1, x[:1].numel()))
-    return f(x) if x.device.type!='cpu' or len(x)<=n else torch.cat([f(o) for o in x.split(n)])
+    if x.device.type!='cpu' or len(x)<=n: return f(x)
+    first = f(x[:n])
+    res = first.new_empty((len(x), *first.shape[1:]))
+    res[:n] = first
+    for i in range(n, len(x), n): res[i:i+n] = f(x[i:i+n])  # a chunk's memory serves the next one
+    return res
+
+# %% ../../nbs/data/01_spectrogram.ipynb #52fe4992
+def _abs(z): return z.abs() if z.requires_grad else torch.hypot(z.real, z.imag)  # half of the time; its gradient is nan where z is 0
+
+# %% ../../nbs/data/01_spectrogram.ipynb #ac697e6b
+def _magnitude(stft, x):
+    "Magnitude of the short-time Fourier transform (..., n_fft/2+1, frames) of sounds that are reflected at both ends"
+    n = stft.n_fft//2
+    if x.shape[-1]<=n: raise ValueError(f'A sound of {x.shape[-1]} samples is too short for windows of {stft.n_fft}; let it have {n+1} at least, or take a smaller `n_fft`')
+    return _abs(stft.to(x.device)(torch.cat([x[...,1:n+1].flip(-1), x, x[...,-n-1:-1].flip(-1)], -1)))
 
 # %% ../../nbs/data/01_spectrogram.ipynb #f2f6b663
 class ToSpec(SpecFront):
@@ -45,9 +59,9 @@ class ToSpec(SpecFront):
         clip:bool=False # Cut what resampling put outside [-1,1]?
     ):
         self.n_fft,self.hop,self.eps,self.clip = n_fft,hop or n_fft//4,eps,clip
-        self.tfm = T.Spectrogram(n_fft, hop_length=self.hop, power=1)
+        self.stft = T.Spectrogram(n_fft, hop_length=self.hop, power=None, center=False)
 
-    def spec(self, x, sr): return super().spec(x.clamp(-1, 1) if self.clip else x, sr)
+    def spec(self, x, sr): return (_magnitude(self.stft, x.clamp(-1, 1) if self.clip else x)+self.eps).log()
     def freqs(self, sr): return tuple((torch.arange(self.n_fft//2+1)*sr/self.n_fft).tolist())
 
 # %% ../../nbs/data/01_spectrogram.ipynb #1b00664c
@@ -63,7 +77,10 @@ class ToMelSpec(SpecFront):
         eps:float=1e-6 # Added before the logarithm
     ):
         self.sr,self.n_mels,self.n_fft,self.hop,self.eps,self.f_min,self.f_max = sr,n_mels,n_fft,hop or n_fft//4,eps,f_min,f_max or sr/2
-        self.tfm = T.MelSpectrogram(sr, n_fft, hop_length=self.hop, f_min=f_min, f_max=self.f_max, n_mels=n_mels)
+        self.stft = T.Spectrogram(n_fft, hop_length=self.hop, power=None, center=False)
+        self.mels = T.MelScale(n_mels, sr, f_min, self.f_max, n_fft//2+1)
+
+    def spec(self, x, sr): return (self.mels.to(x.device)(_magnitude(self.stft, x).square())+self.eps).log()
 
     def freqs(self, sr): return mel_centres(self.n_mels, self.f_min, self.f_max)
 
@@ -95,7 +112,7 @@ class ToFilterBank(SpecFront):
         x = (x-x.mean(-1, keepdim=True)).unfold(-1, self.n_win, self.hop)
         x = x-x.mean(-1, keepdim=True)
         x = (x - .97*torch.cat([x[...,:1], x[...,:-1]], -1))*self.window.to(x)  # pre-emphasis
-        x = torch.fft.rfft(x, self.n_fft).abs().square() @ self.mels.to(x).T
+        x = _abs(torch.fft.rfft(x, self.n_fft)).square() @ self.mels.to(x).T
         x = x.clamp(min=torch.finfo(torch.float32).eps).log()
         return ((F.pad(x, (0,0,0,self.frames-x.shape[-2])) if self.frames else x)-self.mean)/(2*self.std)
 
@@ -117,7 +134,7 @@ class ToPowerSpec(SpecFront):
     def spec(self, x, sr):
         x = x.unfold(-1, self.n_fft, self.hop)
         w = self.window.to(x)
-        x = torch.fft.rfft((x-x.mean(-1, keepdim=True))*w).abs().square()/(sr*w.square().sum())
+        x = _abs(torch.fft.rfft((x-x.mean(-1, keepdim=True))*w)).square()/(sr*w.square().sum())
         x[...,1:-1] *= 2  # negative frequencies
         x = (x.transpose(-1, -2)+self.eps).log()
         return (x-x.mean((-2,-1), keepdim=True))/x.std((-2,-1), correction=0, keepdim=True).clamp(min=.01) if self.standardize else x
