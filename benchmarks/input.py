@@ -9,7 +9,7 @@ import random, tempfile, time
 import soundfile as sf
 from common import *
 from mmbalance.all import *
-from torchaudio.transforms import Resample
+from torchaudio.transforms import Resample, Spectrogram
 try: import librosa
 except ImportError: librosa = None
 
@@ -85,9 +85,9 @@ def published(fn):
     x = np.clip(np.tile(x, -(-66_150//len(x)))[:66_150], -1, 1)
     return np.log(np.abs(librosa.stft(x, n_fft=512, hop_length=353))+1e-7)
 
-def published_torchaudio(fn, spec=ToSpec(512, 353)):
+def published_torchaudio(fn, spec=Spectrogram(512, hop_length=353, power=1)):
     x = torch.as_tensor(with_torchaudio(fn, 22_050))
-    return (spec.tfm(x.repeat(-(-66_150//len(x)))[:66_150].clamp(-1, 1))+1e-7).log()
+    return (spec(x.repeat(-(-66_150//len(x)))[:66_150].clamp(-1, 1))+1e-7).log()
 
 def spectrograms(title, files, tmp, repeats):
     "Reading and a log magnitude of 257 bins and 188 frames, of 3 seconds"
@@ -144,15 +144,18 @@ if __name__=='__main__':
         warnings.simplefilter('ignore')
         tmp = Path(tmp)
         short,ten = make_sounds(tmp/'short', 64, 2.5, 22_050, 1),get_files(args.folder, extensions=['.wav','.flac','.ogg','.mp3']).sorted() if args.folder else make_sounds(tmp/'ten', 32, 10, 44_100, 2)
+        crema_d = make_sounds(tmp/'crema_d', 64, 2.5, 16_000, 1)
         long = {ext: make_sounds(tmp/ext, 8, 60, 44_100, 2, ext)*4 for ext in ('wav','flac')}
         kind = f'{len(ten)} files of {args.folder.name}' if args.folder else '10 s at 44.1 kHz, stereo'
         parts = [f'Samples per second on one thread of {platform.machine()}, best of {args.repeats} passes; torch {torch.__version__}, '
             f'{f"librosa {librosa.__version__}" if librosa else "without librosa"}, Python {platform.python_version()}. Files lie in the memory of the operating system. '
             'librosa resamples with soxr at high quality, blocks with torchaudio\'s windowed sinc; the results differ there.\n',
             reading('Reading whole: 2.5 s of 22,050 Hz, as they are', short, 22_050, tmp, args.repeats),
+            reading('Reading whole: 2.5 s of 16,000 Hz mono, as CREMA-D has them, to 22,050 Hz', crema_d, 22_050, tmp, args.repeats),
             reading(f'Reading whole: {kind}, to 22,050 Hz mono', ten, 22_050, tmp, args.repeats),
             *[reading(f'Reading parts: random 3 s of 60 s at 44.1 kHz stereo ({ext}), to 16 kHz mono', files, 16_000, tmp, args.repeats, 3, 60) for ext,files in long.items()],
             spectrograms('Reading and spectrogram: 2.5 s of 22,050 Hz', short, tmp, args.repeats),
+            spectrograms('Reading and spectrogram: 2.5 s of 16,000 Hz mono, as CREMA-D has them', crema_d, tmp, args.repeats),
             spectrograms(f'Reading and spectrogram: {kind}', ten, tmp, args.repeats),
             pictures(make_pictures(tmp/'pictures', 66), args.repeats), digits(args.repeats), chunks(args.repeats)]
         (here/'input.md').write_text('\n'.join(parts), encoding='utf-8')

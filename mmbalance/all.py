@@ -14,6 +14,7 @@ from .media import *
 from .cache import *
 from .inputs import *
 from .data.core import *
+from .data.spectrogram import *
 from .data.audio import *
 from .data.pairs import *
 from .data.augment import *

@@ -10,6 +10,7 @@ __all__ = ['video_extensions', 'FileBytes', 'FolderBytes', 'path_of', 'is_file',
 
 # %% ../nbs/00_media.ipynb #4bfefdea
 import io, math
+from os.path import splitext
 from pathlib import Path
 import numpy as np
 import soundfile as sf
@@ -50,8 +51,10 @@ def read_audio(
     at:float|None=None # In place of `start`: where in the file the part lies, from 0 (its begin) by .5 (its middle) to 1 (its end)
 )->tuple: # Samples (channels, n) as float32 in [-1,1], and the rate in Hz
     "Read an audio file or a part of it; raises FileNotFoundError or ValueError, with the file's name"
-    if not is_file(fn): raise FileNotFoundError(f'There is no audio file {fn}; check the path, or the prefix given to the getter')
-    x,sr = (_read_track if path_of(fn).suffix.lower() in video_extensions else _read_file)(fn, start, length, at)
+    try: x,sr = (_read_track if splitext(str(fn))[1].lower() in video_extensions else _read_file)(fn, start, length, at)
+    except ValueError:
+        if not is_file(fn): raise FileNotFoundError(f'There is no audio file {fn}; check the path, or the prefix given to the getter') from None
+        raise
     check_samples(fn, x, start)
     return torch.from_numpy(x),sr
 
@@ -155,7 +158,7 @@ def fit_length(
     pad:str='zeros' # After a shorter one: 'zeros', or 'repeat' plays it again
 )->Tensor: # Samples (channels, n)
     "Cut or pad to `n` samples"
-    if pad=='repeat' and x.shape[-1]<n: x = x.repeat(1, -(-n//x.shape[-1]))[...,:n]
+    if pad=='repeat' and x.shape[-1]<n: x = torch.cat([x]*(n//x.shape[-1]) + [x[...,:n%x.shape[-1]]], -1)
     extra = x.shape[-1]-n
     if not extra: return x
     return F.pad(x, (0,-extra)) if extra<=0 else x[...,round(at*extra):round(at*extra)+n]

@@ -8,7 +8,8 @@ from PIL import Image
 from scipy.signal import spectrogram
 import fastai.callback.schedule  # noqa: fit_one_cycle
 from fastai.vision.augment import Flip, FlipItem
-from mmbalance.data.audio import MelSpecBlock, ToFilterBank, ToPowerSpec, ToSpec, audio_presets
+from mmbalance.data.audio import MelSpecBlock, audio_presets
+from mmbalance.data.spectrogram import ToFilterBank, ToPowerSpec, ToSpec
 from mmbalance.data.core import TensorAudio
 from mmbalance.data.pairs import ItemError, SkippedItems
 from mmbalance.data.video import FramesBlock, LoadSegments, segment_frames
