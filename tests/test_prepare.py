@@ -253,6 +253,20 @@ def test_status(folder, capsys):
     assert prepare_command(['clips', *args, '--size', '9'])==2 and 'other settings' in capsys.readouterr().err
     assert prepare_command(['crema-d', *args])==2 and 'VideoFlash' in capsys.readouterr().err
 
+@pytest.mark.parametrize('arg,x,want', [('fps',0,'more than 0'), ('size',-5,'at least 1 pixel'), ('quality',200,'1 to 95'), ('sr',-1,'a rate in Hz'), ('jobs',-1,'at least 1'), ('jobs',0,'at least 1')])
+def test_numbers_that_make_no_sense(folder, capsys, arg, x, want):
+    "They end the run before anything is written: neither all clips fail, nor is a run without processes a success"
+    assert prepare_command(['clips', str(folder), f'--{arg}', str(x)])==2
+    assert f'`{arg}` is {float(x) if arg=="fps" else x}; expected {want}' in capsys.readouterr().err and not (folder/'prepared').exists()
+
+def test_where_readers_find_it(folder, tmp_path, capsys):
+    "The command says so, where it is not the folder they look in by themselves"
+    args = ['clips', str(folder), '--fps', '2', '--jobs', '1']
+    prepare_command(args); prepare_command([*args, '--out', str(folder/'prepared')])
+    assert 'Readers' not in capsys.readouterr().out
+    prepare_command([*args, '--out', str(tmp_path/'else')])
+    assert f"Readers find it with `prepared='{tmp_path/'else'}'`" in capsys.readouterr().out
+
 def test_presets(tmp_path):
     write_clip(tmp_path/'VideoFlash/1001_IEO_NEU_XX.flv', codec='flv', sound='mp3', sr=22_050, n=12)
     prepare(tmp_path, 'crema-d', jobs=1, progress=False)

@@ -124,6 +124,12 @@ def test_a_recipe_runs_nobodys_code(bad):
 
 def test_wrong_use_is_said_before_training(tmp_path):
     with pytest.raises(ValueError, match=r'no epoch.*fit=dict\(epochs=2\)'): recipe('av-digits/ours', epoch=1)
+    for name,changes,text in (('crema_d/ogm-ge', {}, 'did you mean crema-d/ogm-ge'), ('av-digits/ours', dict(fit=dict(epoch=1)), 'has epoch in its part fit'), ('av-digits/ours', dict(fit=dict(schedule='onecycle')), 'none of one_cycle, constant, step'),
+        ('av-digits/ours', dict(fit=dict(schedule='step')), 'no step, gamma for its schedule'), ('av-digits/ours', dict(callbacks=dict(alpha=1)), 'a list of callbacks'), ('av-digits/ours', dict(model=dict(heads=1)), 'has heads in its part model')):
+        with pytest.raises(ValueError, match=text): recipe(name, **changes)
+    for fn,text,error in ('a.toml','title =','a.toml cannot be read'),('b.toml','title = "x"\n[data]\nbs = 3','has no make in its part data'),('c.json','{"a":','c.json cannot be read'),('d.json','[1]','no record of a run'):
+        (tmp_path/fn).write_text(text)
+        with pytest.raises(ValueError, match=error): recipe(tmp_path/fn)
     with pytest.raises(ValueError, match='needs `path`'): recipe('clips/ours').learner()
     class Never(Recipe):
         def learner(self, *args): raise AssertionError('trained')
