@@ -546,6 +546,9 @@ def test_hold_out():
         n = pd.crosstab(held, df.label)
         assert not set(df.actor[held])&set(df.actor[~held]) and (n.loc[True]/n.sum()-.1).abs().max()<.02
     mixed = df.sample(frac=1, random_state=1)
+    assert len({hold_out(df, .1, 'actor', seed).tobytes() for seed in range(5)})==5
+    lone = pd.DataFrame(dict(video=range(400), label=[0]*360+[1]*40))  # a class of one video each: drawn blindly, it would have 1 to 8 of 40
+    for seed in range(5): assert pd.crosstab(hold_out(lone, .1, 'video', seed), lone.label).loc[True].tolist()==[36,4]
     assert (pd.Series(held, df.index)[mixed.index]==hold_out(mixed, .1, 'actor', 4)).all()
     for pct in 0,1,1.5:
         with pytest.raises(ValueError, match='between 0 and 1'): hold_out(df, pct, 'actor')
