@@ -118,6 +118,15 @@ def test_regbns_adam_is_torchs():
         ours.step(); theirs.step()
     assert torch.allclose(p, q, atol=1e-6)
 
+def test_numbers_of_the_papers():
+    "What a run of each paper's recipe is made of, number by number"
+    for name,alpha,n in ('crema-d/ogm-ge', .8, 1),('vggsound/ogm-ge', .1, 3):
+        s = recipe(name).settings
+        assert s['fit']==dict(schedule='step', epochs=100, lr=1e-3, step=70, gamma=.1) and s['opt']==dict(make='SGD', mom=.9, wd=1e-4, decouple_wd=False)
+        assert (s['data']['bs'], s['data']['valid_pct'], s['data']['n_frames'])==(64, 0, n) and [(o['alpha'], o['end'], o['params']) for o in s['callbacks']]==[(alpha, 51, 'conv')]
+    s = recipe('cg-mnist/regbn').settings
+    assert s['fit']==dict(schedule='constant', epochs=75, lr=1e-3) and (s['data']['bs'], s['data']['var'], s['data']['n_valid'])==(50, .02, 0)
+
 @pytest.mark.parametrize('bad', ['os.system', 'mmbalance', 'builtins.eval', 'mmbalance_x.f', 'subprocess.run'])
 def test_a_recipe_runs_nobodys_code(bad):
     with pytest.raises(ValueError, match='names functions and classes of mmbalance'): _named(bad)
