@@ -10,6 +10,7 @@ __all__ = ['recipe_folder', 'digit_dls', 'cg_mnist_dls', 'StepDecay', 'library_v
 
 # %% ../nbs/05_recipes.ipynb #14942f1b
 import json, os, platform, subprocess, time, tomllib
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module, metadata
 from inspect import Parameter, signature
@@ -189,6 +190,23 @@ class Recipe:
 # %% ../nbs/05_recipes.ipynb #d6d317f2
 recipe_folder = Path(mmbalance.__file__).parent/'recipe_files'
 
+# %% ../nbs/05_recipes.ipynb #c03df287
+_needs = dict(data=['make'], model=['encoders','head'], opt=['make'], fit=['schedule','epochs','lr'])
+_schedules = dict(one_cycle=[], constant=[], step=['step','gamma'])
+
+def _checked(s, name):
+    "The settings; raises ValueError where one is lacking, or is of a name or kind that nothing reads"
+    def fail(what): raise ValueError(f'The recipe {name} {what}; see `print(recipe("crema-d/ogm-ge"))` for one that is complete')
+    for part,keys in _needs.items():
+        if lost := [k for k in keys if k not in s.get(part, {})]: fail(f'has no {listed(lost)} in its part {part}')
+    if s['fit']['schedule'] not in _schedules: fail(f'has the schedule {s["fit"]["schedule"]!r}, which is none of {listed(_schedules)}')
+    if lost := [k for k in _schedules[s['fit']['schedule']] if k not in s['fit']]: fail(f'has no {listed(lost)} for its schedule')
+    for part,known in dict(fit=[*_needs['fit'], *_schedules['step']], model=[*_needs['model'], 'pretrained']).items():
+        if bad := sorted(set(s[part])-set(known)): fail(f'has {listed(bad)} in its part {part}, which knows only {listed(known)}')
+    cbs = s.get('callbacks', [])
+    if not isinstance(cbs, list) or not all(isinstance(o, dict) and 'make' in o for o in cbs): fail('should have a list of callbacks, each a dict with `make` and its settings')
+    return s
+
 # %% ../nbs/05_recipes.ipynb #0a4dd09c
 def recipe(
     name:str|None=None, # Name of a recipe; or a file: a recipe of your own (toml), or the record of a run (json); None lists the names
@@ -198,10 +216,11 @@ def recipe(
     names = L(sorted(o.relative_to(recipe_folder).with_suffix('').as_posix() for o in recipe_folder.glob('*/*.toml')))
     if name is None: return names
     fn = recipe_folder/f'{name}.toml' if name in names else Path(name)
-    if not fn.is_file(): raise ValueError(f'There is no recipe {str(name)!r} and no file of this name; the recipes are {listed(names)}')
+    if not fn.is_file(): raise ValueError(f'There is no recipe {str(name)!r} and no file of this name; the recipes are {listed(names)}' + ''.join(f'; did you mean {o}?' for o in get_close_matches(str(name), names, 1)))
     text = fn.read_text(encoding='utf-8')
-    record = json.loads(text) if fn.suffix=='.json' else dict(recipe=str(name), settings=tomllib.loads(text), seed=0)
+    try: record = json.loads(text) if fn.suffix=='.json' else dict(recipe=str(name), settings=tomllib.loads(text), seed=0)
+    except ValueError as e: raise ValueError(f'{fn} cannot be read ({e}); expected the record of a run as json, or a recipe as toml') from e
     if unknown := set(changes)-{'data','model','opt','fit','callbacks','learner'}: raise ValueError(f'A recipe has no {listed(sorted(unknown))}; '
         'what can be changed are data, model, opt, fit, callbacks and learner, for example `fit=dict(epochs=2)`')
-    if 'settings' not in record: raise ValueError(f'{fn} is no record of a run; that of a model `a.safetensors` is `a.run.json`')
-    return Recipe(record['recipe'], _merged(record['settings'], changes), record['seed'])
+    if not isinstance(record, dict) or 'settings' not in record: raise ValueError(f'{fn} is no record of a run; that of a model `a.safetensors` is `a.run.json`')
+    return Recipe(record['recipe'], _checked(_merged(record['settings'], changes), record['recipe']), record['seed'])

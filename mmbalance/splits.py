@@ -26,7 +26,7 @@ def leaks(
     "Identities on two sides of a split"
     for c,why in ((by,'for the identity'), (split,'for the parts')): _has(df, c, why)
     n = df.groupby([by, split], observed=True).size().unstack(fill_value=0)
-    n = n[sorted(n.columns, key=lambda o: (['train','valid','test'].index(o) if o in ('train','valid','test') else 3, str(o)))]
+    n = n.reindex(columns=sorted(n.columns, key=lambda o: (['train','valid','test'].index(o) if o in ('train','valid','test') else 3, str(o))))  # parts may be True and False
     return n[(n>0).sum(axis=1)>1]
 
 # %% ../nbs/02_splits.ipynb #536f4d46

@@ -16,6 +16,7 @@ from mmbalance.data.video import FramesBlock, LoadSegments, segment_frames
 from mmbalance.datasets.ave import ave, ave_items, ave_report
 from mmbalance.datasets.clips import clip_folder, clip_folder_items
 from mmbalance.datasets.core import MissingMedia, read_rows
+from mmbalance.datasets.prepare import prepare
 from mmbalance.datasets.crema_d import crema_d, crema_d_items, emotions, parse_name, sentences
 from mmbalance.datasets.kinetics_sounds import kinetics_classes, kinetics_sounds, kinetics_sounds_items, read_list, video_of
 from mmbalance.datasets.ucf101 import FlowBlock, PILFlowU, ucf101, ucf101_items
@@ -188,6 +189,62 @@ def test_a_wrong_folder_says_what_was_looked_for_and_found(mini, tmp_path_factor
     with pytest.raises(FileNotFoundError, match=r'(?s)looked for .*holds .*holiday\.txt'): make.func(other)
     with pytest.raises(FileNotFoundError, match='no folder|no .*csv|list'): make.func(other/'none')
 
+# Where a reader looks
+
+def still(fn, picture):
+    fn.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(fn, quality=95)
+
+@of()
+def test_preparation_in_another_folder(mini, tmp_path_factory):
+    "What `--out` wrote is found with `prepared`, wherever it lies, and nothing else changes; what lies in `prepared` is then left alone"
+    path,make = mini
+    out,blocks = tmp_path_factory.mktemp('out')/'o',dict(frames=small['frames'])
+    table = make(blocks=blocks, num_workers=0, bs=2).table
+    prepare(path, out=out, jobs=1, progress=False, size=16)
+    assert make(blocks=blocks, num_workers=0, bs=2).table.frames.tolist()==table.frames.tolist()
+    for place in out,path/'elsewhere':
+        if place!=out: shutil.move(out, place)
+        dls = make(blocks=blocks, num_workers=0, bs=2, prepared=place, size=8)
+        video = np.array([(path/o).is_file() for o in table.frames])  # the miniature of VGGSound has folders of frames, too
+        assert all((path/o/'00001.jpg').is_file() and place in (path/o).parents for o in dls.table.frames[video]) and video.sum()>5
+        assert dls.table.drop(columns='frames').equals(table.drop(columns='frames')) and len(dls.one_batch()[0])==2
+    with pytest.raises(FileNotFoundError, match='no folder that `mmbalance-prepare` wrote to'): make(prepared=path/'none')
+
+@of('kinetics_sounds')
+def test_a_clip_that_a_preparation_found_mute_lacks_sound(mini):
+    path,_ = mini
+    fn = next(path.rglob(f'{ks_names[0]}.mp4'))
+    write_video(fn, [np.zeros((32,32,3), 'uint8')]*6, 6)
+    assert not kinetics_sounds_items(path).attrs['missing']  # nobody has looked into it
+    prepare(path, 'kinetics-sounds', jobs=1, progress=False)
+    with pytest.warns(MissingMedia, match=f'{ks_names[0]} \\(audio\\)'): df = kinetics_sounds_items(path)
+    assert df.attrs['missing']=={ks_names[0]: 'audio'} and len(df)==11
+    assert len(kinetics_sounds_items(path, need=('frames',)))==12
+    sf.write(path/f'{ks_names[0]}.wav', np.zeros(800), 8000)
+    assert len(kinetics_sounds_items(path))==12
+
+@of('crema_d')
+def test_misspelt_arguments_are_no_silence(mini):
+    _,make = mini
+    with pytest.raises(TypeError, match='CREMA-D nor .*protcol'): make(protcol='by_actor')
+    with pytest.raises(ValueError, match='CREMA-D has no video, only audio, frames'): make(blocks=dict(audio=small['audio'], video=small['frames']))
+    make(batch_size=2, num_workers=0, val_bs=3, shuffle=False, blocks=small)
+
+@of('kinetics_sounds')
+def test_frames_of_a_clip_are_cropped_and_mirrored_alike(mini):
+    "One draw for a clip, another for the next one; ImageNet's numbers on top"
+    path,make = mini
+    noise = np.random.default_rng(0).integers(0, 255, (40,50,3), dtype='uint8')
+    for n in ks_names:
+        for k in 1,2,3: still(path/f'prepared/frames/{n}/{k:05}.jpg', noise)
+    kwargs = dict(blocks=dict(frames=FramesBlock(3)), size=16, bs=6, num_workers=0)
+    x = make(batch_tfms=[], **kwargs).train.one_batch()[0].as_subclass(torch.Tensor)
+    assert torch.equal(x[:,:,:1].expand_as(x), x) and len({o.sum().item() for o in x})==6
+    plain,norm = (make(**o, **kwargs).valid.one_batch()[0].as_subclass(torch.Tensor).cpu() for o in (dict(batch_tfms=[]), {}))
+    mean,std = (torch.tensor(o)[:,None,None,None] for o in ((.485,.456,.406), (.229,.224,.225)))
+    assert torch.allclose(norm, (plain-mean)/std, atol=1e-5)
+
 @of('crema_d')
 def test_mac_and_preparation(mini):
     "A dot file beside each real one is no clip; what a preparation wrote is taken for frames, and the owner's sound stays"
@@ -245,6 +302,8 @@ def test_crema_names():
     for o in '1001_IEO_NEU','1001_ieo_NEU_XX','1001_IEO_NEU_XX.flv','x_IEO_NEU_XX':
         with pytest.raises(ValueError, match='expected actor'): parse_name(o)
 
+def test_crema_labels_are_the_fields(): assert emotions==dict(NEU=0, HAP=1, SAD=2, FEA=3, DIS=4, ANG=5)
+
 @of('crema_d')
 def test_crema_level_x(mini, tmp_path):
     "The owner's set has a sound whose level is written X; it is the clip that the list calls XX, or the other way round"
@@ -270,6 +329,23 @@ def test_crema_protocols(mini):
     none = crema_d_items(path, valid_pct=0)
     assert set(none.split)=={'train','test'} and 'stands in its place' in none.attrs['protocol']
     with pytest.raises(ValueError, match="take 'field'"): crema_d_items(path, protocol='standard')
+
+@of('crema_d')
+def test_crema_actors_are_drawn_whichever_clips_are_there(mini):
+    "Five of six clips of an actor may be gone: everybody stays where they were"
+    path,_ = mini
+    for i in range(5,21): shutil.copy(path/f'VideoFlash/{crema_names[0]}.flv', path/f'VideoFlash/{1000+i}_IEO_NEU_XX.flv')
+    def part(**kwargs): return crema_d_items(path, protocol='by_actor', need=('frames',), **kwargs).groupby('actor').split.first().to_dict()
+    want = {seed: part(seed=seed) for seed in range(4)}
+    assert sorted(want[0].values()).count('test')==2 and sorted(want[0].values()).count('valid')==2 and len({str(o) for o in want.values()})>1
+    for o in path.rglob('100[1-4]_*'):
+        if '_HAP_' not in o.name: o.unlink()
+    assert {seed: part(seed=seed) for seed in range(4)}==want
+    assert 'for validation' in crema_d_items(path, protocol='by_actor', need=('frames',)).attrs['protocol']
+    df = crema_d_items(path, protocol='by_actor', need=('frames',), valid_pct=0)
+    assert set(df.split)=={'train','test'} and 'stands in its place' in df.attrs['protocol']
+    (path/'VideoFlash/my_own_home_video.flv').touch()
+    with pytest.raises(ValueError, match="'my_own_home_video' is no clip .* Take VideoFlash/my_own_home_video.flv away"): crema_d_items(path, protocol='by_actor')
 
 @of('crema_d')
 def test_crema_lists(mini):
@@ -311,6 +387,23 @@ def test_lists_a_and_b_are_not_mixed(mini):
     with pytest.raises(ValueError, match='4 rows of list A .*, 4 of list B'): read_list(path/'both.txt')
     write(path/'b34.txt', [f'{ks_names[0]} 33'])
     with pytest.raises(ValueError, match=r'classes 33, but .*34 classes'): kinetics_sounds_items(path, lists=(path/'b34.txt', b[1]))
+
+@of('kinetics_sounds')
+def test_companion_of_list_a(mini, bits):
+    "Kinetics' validation clips are the validation part, in either format; beside list B, or with videos of the other parts, they are refused"
+    path,make = mini
+    more = [f'new{i}-bcd_ef_{i:06}_{i+10:06}' for i in range(3)]
+    for i,n in enumerate(more): put(bits, i, path/f'val/x/{n}.mp4')
+    for row in '{},10,12','{} 12':
+        write(path/'third.txt', [row.format(n) for n in more])
+        lists = [path/o for o in ('my_train.txt','my_test.txt','third.txt')]
+        df = kinetics_sounds_items(path, lists=lists)
+        assert df.split.value_counts().to_dict()==dict(train=8, test=4, valid=3) and df.name[df.split=='valid'].tolist()==more and len(leaks(df, 'video'))==0
+        assert 'companion' in df.attrs['protocol'] and 'valid 3 (published: 1,320)' in df.attrs['protocol'] and 'of train' not in df.attrs['protocol'] and len(df.attrs['lists'])==3
+        with pytest.raises(ValueError, match='goes with list A alone'): kinetics_sounds_items(path, lists=[path/'b_train.txt', path/'b_test.txt', path/'third.txt'])
+    assert make(lists=lists, blocks=small, num_workers=0, bs=2, valid_pct=.1).parts==['train','valid','test']
+    write(path/'third.txt', [f'{ks_names[3][:11]}_000050_000060,10,12'])
+    with pytest.raises(ValueError, match='1 videos of .*third.txt are in the other lists, too, such as _03-a_bcd-e'): kinetics_sounds_items(path, lists=lists)
 
 def test_an_id_may_hold_anything(): assert video_of('_0_-_000001_000012_000022')=='_0_-_000001' and video_of('-abc_def_gh_7')=='-abc_def_gh'
 
@@ -396,6 +489,29 @@ def test_ucf_lists(mini):
     (path/f'u/{df.name[0]}/frame000012.jpg').unlink()
     with pytest.raises(ItemError, match='has 11 pictures and .* has 12'): [b for b in make(size=32, bs=4, num_workers=0).train]
 
+@of('ucf101')
+def test_ucf_with_sound(mini):
+    "Clips without sound are no missing clips: they and their class are left out, named and counted, by a look into the videos or by a report; a damaged one stays, for the loader to name"
+    path,make = mini
+    for c,n in ucf_clips:
+        if c=='HammerThrow' or n=='v_Hammering_g02_c01': write_video(path/f'UCF-101/{c}/{n}.avi', [np.zeros((32,32,3), 'uint8')]*6, 6)
+    (path/'UCF-101/HammerThrow/v_HammerThrow_g02_c02.avi').unlink()  # gone, of a class that has no sound
+    blocks = dict(audio=small['audio'], frames=small['frames'])
+    for looked in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', MissingMedia)
+            dls = make(blocks=blocks, size=32, bs=2, num_workers=0)
+        assert list(dls.vocab)==['Hammering','HandstandPushups'] and len(dls.table)==15 and dls.parts==['train','valid','test']
+        assert len(dls.table.attrs['left_out'])==9 and 'v_Hammering_g02_c01' in dls.table.attrs['left_out'] and 'the 15 of 24 clips with sound, of 2 classes' in dls.protocol
+        for dl in dls.loaders: [b for b in dl]
+        if not looked: prepare(path, 'ucf-101', jobs=1, progress=False); assert not dls.table.audio.str.startswith('prepared').any()
+    assert dls.table.audio.str.startswith('prepared/audio/').all()
+    with pytest.warns(MissingMedia, match='1 of 24'): assert len(make(blocks=dict(frames=small['frames']), num_workers=0, bs=2).vocab)==3  # of frames alone nothing is left out
+    shutil.rmtree(path/'prepared')
+    fn = path/'UCF-101/Hammering/v_Hammering_g03_c01.avi'
+    fn.write_bytes(fn.read_bytes()[:100])
+    assert 'v_Hammering_g03_c01' in set(ucf101_items(path, need=('audio','frames')).name)
+
 # A folder of clips
 
 @of('clips')
@@ -416,6 +532,13 @@ def test_clip_folder(mini):
 
 # The pieces
 
+def test_leaks():
+    df = pd.DataFrame(dict(who=list('aabbcc'), split=['test','train','train','train','valid','test'], is_valid=[True,False,True,True,False,False]))
+    n = leaks(df, 'who')
+    assert list(n.columns)==['train','valid','test'] and n.index.tolist()==['a','c'] and n.loc['a'].tolist()==[1,0,1] and n.loc['c'].tolist()==[0,1,1]
+    n = leaks(df, 'who', 'is_valid')  # fastai's column
+    assert n.index.tolist()==['a'] and n.loc['a'].to_dict()=={False: 1, True: 1} and len(leaks(df[df.who!='a'], 'who', 'is_valid'))==0
+
 def test_hold_out():
     rng = np.random.default_rng(0)
     df = pd.DataFrame(dict(actor=np.repeat(np.arange(91), 80), label=rng.integers(0, 6, 7280)))
@@ -424,6 +547,9 @@ def test_hold_out():
         n = pd.crosstab(held, df.label)
         assert not set(df.actor[held])&set(df.actor[~held]) and (n.loc[True]/n.sum()-.1).abs().max()<.02
     mixed = df.sample(frac=1, random_state=1)
+    assert len({hold_out(df, .1, 'actor', seed).tobytes() for seed in range(5)})==5
+    lone = pd.DataFrame(dict(video=range(400), label=[0]*360+[1]*40))  # a class of one video each: drawn blindly, it would have 1 to 8 of 40
+    for seed in range(5): assert pd.crosstab(hold_out(lone, .1, 'video', seed), lone.label).loc[True].tolist()==[36,4]
     assert (pd.Series(held, df.index)[mixed.index]==hold_out(mixed, .1, 'actor', 4)).all()
     for pct in 0,1,1.5:
         with pytest.raises(ValueError, match='between 0 and 1'): hold_out(df, pct, 'actor')

@@ -7,15 +7,15 @@ from mmbalance.data import extract as one_pass
 from mmbalance.media import read_audio
 from mmbalance.data.extract import extract, frame_counts, needed_packets
 from mmbalance.datasets.core import find_media, pick
-from mmbalance.datasets.prepare import find_clashes, prepare, prepare_command, prepare_summary
+from mmbalance.datasets.prepare import _lock, find_clashes, prepare, prepare_command, prepare_summary
 
 av = pytest.importorskip('av')
 clips = Path(__file__).parents[2]/'shared/data/clips'
 needs_clips = pytest.mark.skipif(not clips.is_dir(), reason='no folder with clips')
 posix = pytest.mark.skipif(not hasattr(os, 'fork'), reason='kills need fork')
 
-def write_clip(fn, codec='mpeg4', n=30, rate=10, size=48, sound='aac', sr=16_000, seed=0, times=None, loud=.5, **options):
-    "A clip of noise that moves and changes; `times` are time stamps in milliseconds"
+def write_clip(fn, codec='mpeg4', n=30, rate=10, size=48, sound='aac', sr=16_000, seed=0, times=None, loud=.5, flicker=True, **options):
+    "A clip of noise that moves, and changes its brightness, or else each picture leans on those before; `times` are time stamps in milliseconds"
     fn.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 255, (size, 2*size, 3)).astype('uint8')
@@ -26,7 +26,7 @@ def write_clip(fn, codec='mpeg4', n=30, rate=10, size=48, sound='aac', sr=16_000
         a = c.add_stream(sound, rate=sr) if sound else None
         if a: a.layout = 'mono'
         for i in range(n):
-            f = av.VideoFrame.from_ndarray(np.ascontiguousarray(noise[:,3*i%size:3*i%size+size]//(1+i%3)), format='rgb24')
+            f = av.VideoFrame.from_ndarray(np.ascontiguousarray(noise[:,3*i%size:3*i%size+size]//(1+i%3 if flicker else 1)), format='rgb24')
             if times: f.pts = times[i]
             c.mux(v.encode(f))
         c.mux(v.encode())
@@ -76,7 +76,7 @@ def test_needed_packets():
     def need(*keep): return [t for t,o in zip(times, needed_packets(times, starts, set(keep))) if o]
     assert need(1, 7)==[0,1,6,7] and need(5)==[0,1,2,3,6,4,5] and need(6)==[6] and need(2)==[0,1,2]
 
-made = {'h264 b.mp4': dict(codec='libx264', bf=3, g=12, x264_params='b-adapt=0:scenecut=0'), 'open.mp4': dict(codec='libx264', bf=3, g=12, x264_params='open-gop=1:b-adapt=0:scenecut=0'), 'refresh.mp4': dict(codec='libx264', g=12, x264_params='intra-refresh=1'),
+made = {'h264 b.mp4': dict(codec='libx264', bf=3, g=12, x264_params='b-adapt=0:scenecut=0'), 'open.mp4': dict(codec='libx264', bf=3, g=12, x264_params='open-gop=1:b-adapt=0:scenecut=0'), 'refresh.mp4': dict(codec='libx264', size=96, flicker=False, g=12, x264_params='intra-refresh=1'),
     'h264 b.avi': dict(codec='libx264', bf=2, g=12, x264_params='b-adapt=0:scenecut=0', sound='mp3'), 'h264.flv': dict(codec='libx264', bf=2, g=12, x264_params='b-adapt=0', sr=22_050), 'b.avi': dict(bf=2, g=12, sound='mp3'), 'b.mp4': dict(bf=2, g=12), 'p.avi': dict(g=12, sound='mp3'),
     'one.mpg': dict(codec='mpeg1video', rate=25, bf=2, g=12, sound='mp2'), 'two.mpg': dict(codec='mpeg2video', rate=25, bf=2, g=12, sound='mp2'), 'vp8.webm': dict(codec='libvpx', g=12, sound=None), 'vp9.webm': dict(codec='libvpx-vp9', g=12, sound=None),
     'flv1.flv': dict(codec='flv', g=12, sound='mp3', sr=22_050), 'late.mp4': dict(times=[80+40*i+(i%3)*7+500*(i>9) for i in range(30)], codec='libx264', bf=2, g=12)}
@@ -101,6 +101,14 @@ def test_same_pictures_as_a_plain_decoding(tmp_path, name, threads, monkeypatch)
         for i,o in zip(want, files):
             Image.fromarray(pictures[i]).save(tmp_path/'x.jpg', quality=95)
             assert o.read_bytes()==(tmp_path/'x.jpg').read_bytes(), (o, i)
+
+def test_a_plan_that_does_not_come_true(tmp_path, monkeypatch):
+    "Where a planned picture does not come out of the decoder, all are decoded"
+    fn = write_clip(tmp_path/'a.mp4', g=12)
+    extract(fn, tmp_path/'all', fps=2, hold=0)
+    monkeypatch.setattr(one_pass, 'needed_packets', lambda times, starts, keep: [i==0 for i in range(len(times))])
+    extract(fn, tmp_path/'planned', fps=2)
+    assert tree(tmp_path/'planned')==tree(tmp_path/'all') and len(tree(tmp_path/'all'))==6
 
 def test_less_is_decoded(tmp_path):
     with av.open(str(write_clip(tmp_path/'a.mp4', codec='libx264', bf=3, g=12))) as c:
@@ -253,6 +261,20 @@ def test_status(folder, capsys):
     assert prepare_command(['clips', *args, '--size', '9'])==2 and 'other settings' in capsys.readouterr().err
     assert prepare_command(['crema-d', *args])==2 and 'VideoFlash' in capsys.readouterr().err
 
+@pytest.mark.parametrize('arg,x,want', [('fps',0,'more than 0'), ('size',-5,'at least 1 pixel'), ('quality',200,'1 to 95'), ('sr',-1,'a rate in Hz'), ('jobs',-1,'at least 1'), ('jobs',0,'at least 1')])
+def test_numbers_that_make_no_sense(folder, capsys, arg, x, want):
+    "They end the run before anything is written: neither all clips fail, nor is a run without processes a success"
+    assert prepare_command(['clips', str(folder), f'--{arg}', str(x)])==2
+    assert f'`{arg}` is {float(x) if arg=="fps" else x}; expected {want}' in capsys.readouterr().err and not (folder/'prepared').exists()
+
+def test_where_readers_find_it(folder, tmp_path, capsys):
+    "The command says so, where it is not the folder they look in by themselves"
+    args = ['clips', str(folder), '--fps', '2', '--jobs', '1']
+    prepare_command(args); prepare_command([*args, '--out', str(folder/'prepared')])
+    assert 'Readers' not in capsys.readouterr().out
+    prepare_command([*args, '--out', str(tmp_path/'else')])
+    assert f"Readers find it with `prepared='{tmp_path/'else'}'`" in capsys.readouterr().out
+
 def test_presets(tmp_path):
     write_clip(tmp_path/'VideoFlash/1001_IEO_NEU_XX.flv', codec='flv', sound='mp3', sr=22_050, n=12)
     prepare(tmp_path, 'crema-d', jobs=1, progress=False)
@@ -316,6 +338,25 @@ def test_kill_at_each_step(folder, tmp_path, kind):
     n,want = int(res.stdout),tree(tmp_path/'whole')
     assert n>(15 if kind=='half' else 40)
     for i in range(1, n, step): assert tree(tmp_path/f'killed/{i}')==want, i
+
+def test_what_a_killed_run_left_goes_into_no_other_clip(folder, tmp_path):
+    "Half of a longer clip, or a sound, in the working folder that another clip has in the second run"
+    go(folder, out=tmp_path/'whole')
+    out = tmp_path/'second'
+    for i in range(4):
+        (out/f'.part/{i}/frames').mkdir(parents=True)
+        for o in 'frames/00099.jpg','sound.wav': (out/f'.part/{i}'/o).write_bytes(b'left')
+    shutil.copy(tmp_path/'whole/prepared.json', out)
+    go(folder, out=out)
+    assert tree(out)==tree(tmp_path/'whole')
+
+def test_one_run_at_a_time(folder):
+    pytest.importorskip('fcntl')
+    go(folder)
+    lock = _lock(folder/'prepared')
+    with pytest.raises(RuntimeError, match='Another run is writing'): go(folder)
+    lock.close()
+    assert len(go(folder))==4
 
 @posix
 def test_kill_with_processes(folder, tmp_path):

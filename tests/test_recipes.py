@@ -118,12 +118,27 @@ def test_regbns_adam_is_torchs():
         ours.step(); theirs.step()
     assert torch.allclose(p, q, atol=1e-6)
 
+def test_numbers_of_the_papers():
+    "What a run of each paper's recipe is made of, number by number"
+    for name,alpha,n in ('crema-d/ogm-ge', .8, 1),('vggsound/ogm-ge', .1, 3):
+        s = recipe(name).settings
+        assert s['fit']==dict(schedule='step', epochs=100, lr=1e-3, step=70, gamma=.1) and s['opt']==dict(make='SGD', mom=.9, wd=1e-4, decouple_wd=False)
+        assert (s['data']['bs'], s['data']['valid_pct'], s['data']['n_frames'])==(64, 0, n) and [(o['alpha'], o['end'], o['params']) for o in s['callbacks']]==[(alpha, 51, 'conv')]
+    s = recipe('cg-mnist/regbn').settings
+    assert s['fit']==dict(schedule='constant', epochs=75, lr=1e-3) and (s['data']['bs'], s['data']['var'], s['data']['n_valid'])==(50, .02, 0)
+
 @pytest.mark.parametrize('bad', ['os.system', 'mmbalance', 'builtins.eval', 'mmbalance_x.f', 'subprocess.run'])
 def test_a_recipe_runs_nobodys_code(bad):
     with pytest.raises(ValueError, match='names functions and classes of mmbalance'): _named(bad)
 
 def test_wrong_use_is_said_before_training(tmp_path):
     with pytest.raises(ValueError, match=r'no epoch.*fit=dict\(epochs=2\)'): recipe('av-digits/ours', epoch=1)
+    for name,changes,text in (('crema_d/ogm-ge', {}, 'did you mean crema-d/ogm-ge'), ('av-digits/ours', dict(fit=dict(epoch=1)), 'has epoch in its part fit'), ('av-digits/ours', dict(fit=dict(schedule='onecycle')), 'none of one_cycle, constant, step'),
+        ('av-digits/ours', dict(fit=dict(schedule='step')), 'no step, gamma for its schedule'), ('av-digits/ours', dict(callbacks=dict(alpha=1)), 'a list of callbacks'), ('av-digits/ours', dict(model=dict(heads=1)), 'has heads in its part model')):
+        with pytest.raises(ValueError, match=text): recipe(name, **changes)
+    for fn,text,error in ('a.toml','title =','a.toml cannot be read'),('b.toml','title = "x"\n[data]\nbs = 3','has no make in its part data'),('c.json','{"a":','c.json cannot be read'),('d.json','[1]','no record of a run'):
+        (tmp_path/fn).write_text(text)
+        with pytest.raises(ValueError, match=error): recipe(tmp_path/fn)
     with pytest.raises(ValueError, match='needs `path`'): recipe('clips/ours').learner()
     class Never(Recipe):
         def learner(self, *args): raise AssertionError('trained')

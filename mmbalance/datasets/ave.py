@@ -64,14 +64,15 @@ def ave_items(
     lists=None, # trainSet.txt, valSet.txt and testSet.txt, or their folder; None looks in `path`
     duplicates:str='drop', # What becomes of videos that stand there more than once: 'drop', 'drop_all', 'first', 'last' or 'keep'
     event:bool=False, # Only the event, in place of the whole clip? Paths then end in its time, `#t=2,7`
-    need=('audio','frames') # Modalities that a clip must have
+    need=('audio','frames'), # Modalities that a clip must have
+    prepared=None # Folder that a preparation wrote to; None is `prepared` in `path`
 )->pd.DataFrame: # Columns name, one for each modality, label, split, video, start, end; `attrs['left_out']` has the rows that are not in it
     "The clips of AVE as a table"
     rows,files = read_ave(path, lists)
     df = _without_duplicates(rows, duplicates)
     if event: df = df[df.end>df.start]
     words = f"the authors' split, duplicates: {duplicates!r}, {len(rows)-len(df)} rows left out" + ', events only'*event
-    res = make_table(df, path, 'AVE', words, 'video', sorted(set(rows.label)), '<id>.mp4, or sounds and folders of frames of this name, at any depth', files, published, need=need)
+    res = make_table(df, path, 'AVE', words, 'video', sorted(set(rows.label)), '<id>.mp4, or sounds and folders of frames of this name, at any depth', files, published, need=need, prepared=prepared)
     if event:
         for m in need: res[m] += '#t='+res.start.map('{:g}'.format)+','+res.end.map('{:g}'.format)
     res.attrs['left_out'] = [f'{o["name"]} ({o["label"]}, {o["split"]})' for o in rows.drop(df.index).to_dict('records')]
@@ -113,9 +114,10 @@ def ave(
     event:bool=False, # Only the event, in place of the whole clip?
     n_frames:int=3, # Frames of each clip
     blocks:dict=None, # Input blocks by modality; None is `audio_presets['ave']` and `FramesBlock(n_frames)`, or what reads events
+    prepared=None, # Folder that a preparation wrote to; None is `prepared` in `path`
     **kwargs # Passed to `table_loaders`: size, item_tfms, batch_tfms, on_error, bs, num_workers, ...
 ): # Loaders train, valid, test
     "`DataLoaders` of AVE"
     whole = dict(audio=audio_presets['ave'], frames=partial(FramesBlock, n_frames))
     blocks = blocks or (dict(audio=partial(audio_presets['ave'], read=read_event), frames=partial(EventFramesBlock, n_frames)) if event else whole)
-    return table_loaders(ave_items(path, lists, duplicates, event, list(blocks)), path, blocks, **kwargs)
+    return table_loaders(ave_items(path, lists, duplicates, event, list(blocks), prepared), path, blocks, **kwargs)

@@ -26,11 +26,12 @@ def clip_folder_items(
     valid_pct:float=.2, # Share of train for validation, where there is no folder for it; 0 puts the test part in its place
     test_pct:float=0, # Share of all for the test, where there are no folders for parts
     seed:int=0, # Seed of the cuts
-    need=('audio','frames') # Modalities that a clip must have
+    need=('audio','frames'), # Modalities that a clip must have
+    prepared=None # Folder that a preparation wrote to; None is `prepared` in `path`
 )->pd.DataFrame: # Columns name, one for each modality, label, split, identity
     "The clips in a folder per class as a table"
     if not Path(path).is_dir(): raise FileNotFoundError(f'There is no folder {path}; pass the one that holds a folder per class')
-    names = sorted({n for k,o in find_media(path).items() if k[:8]!='prepared' for n in o if '/' in n})
+    names = sorted({n for k,o in find_media(path, prepared=prepared).items() if k in ('audio','video','frames') for n in o if '/' in n})
     given = {n: parts.get(n.split('/')[0]) if n.count('/')>1 else None for n in names}
     has_parts = 'train' in given.values()
     if has_parts: names = [n for n in names if given[n]]
@@ -38,7 +39,7 @@ def clip_folder_items(
     df = pd.DataFrame([(n, n.split('/')[-2], given[n] if has_parts else 'train', (by or str)(n)) for n in names], columns=['name','label','split','identity'])
     if test_pct and not has_parts: df.loc[hold_out(df, test_pct, 'identity', seed), 'split'] = 'test'
     words = 'the folders of parts' if has_parts else 'a folder per class' + f', {test_pct:.0%} cut for the test with seed {seed}'*(test_pct>0)
-    return make_table(df, path, Path(path).absolute().name, words, 'identity', sorted(set(df.label)), '<class>/<clip>.mp4', valid_pct=0 if 'valid' in set(df.split) else valid_pct, seed=seed, need=need)
+    return make_table(df, path, Path(path).absolute().name, words, 'identity', sorted(set(df.label)), '<class>/<clip>.mp4', valid_pct=0 if 'valid' in set(df.split) else valid_pct, seed=seed, need=need, prepared=prepared)
 
 # %% ../../nbs/datasets/15_clips.ipynb #4147a7df
 def clip_folder(
@@ -48,8 +49,9 @@ def clip_folder(
     valid_pct:float=.2, # Share of train for validation, where there is no folder for it; 0 puts the test part in its place
     test_pct:float=0, # Share of all for the test, where there are no folders for parts
     seed:int=0, # Seed of the cuts
+    prepared=None, # Folder that a preparation wrote to; None is `prepared` in `path`
     **kwargs # Passed to `table_loaders`: size, item_tfms, batch_tfms, on_error, bs, num_workers, ...
 ): # Loaders train, valid, and test if there is one
     "`DataLoaders` of clips in a folder per class"
     blocks = blocks or dict(audio=MelSpecBlock(length=5), frames=FramesBlock(3))
-    return table_loaders(clip_folder_items(path, by, valid_pct, test_pct, seed, list(blocks)), path, blocks, **kwargs)
+    return table_loaders(clip_folder_items(path, by, valid_pct, test_pct, seed, list(blocks), prepared), path, blocks, **kwargs)

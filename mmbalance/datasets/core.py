@@ -9,12 +9,15 @@ __all__ = ['MissingMedia', 'make_table', 'field_tfms', 'table_loaders']
 
 # %% ../../nbs/datasets/00_core.ipynb #d3cb5f3b
 import csv, hashlib, io, os, warnings
+from collections import Counter
+from inspect import signature
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.data.block import CategoryBlock
+from fastai.data.core import FilteredBase, TfmdDL
 from fastai.data.transforms import ColReader, Normalize
 from fastai.vision.augment import FlipItem, RandomResizedCrop
 from fastai.vision.core import imagenet_stats
@@ -58,16 +61,26 @@ def list_files(
     path, # Folder of the data set
     lists, # The list files in the order of `names`; or their folder; None looks in `path`
     names, # Names of the list files
-    title:str # Name of the data set, for the error
+    title:str, # Name of the data set, for the error
+    arg:str='lists' # The reader's argument for them
 )->list: # Paths
     "Where the list files are; raises FileNotFoundError, with what was looked for and what was found"
     if isinstance(lists, (tuple,list)):
-        if len(lists)!=len(names): raise ValueError(f'`lists` has {len(lists)} files, but {title} takes {len(names)}: {listed(names)}')
+        if len(lists)!=len(names): raise ValueError(f'`{arg}` has {len(lists)} files, but {title} takes {len(names)}: {listed(names)}')
         return [Path(o) for o in lists]
     folder = Path(lists or path)
+    give = f'them there, or pass `{arg}`: their folder, or the files in the order {listed(names)}' if len(names)>1 else f'it there, or pass its path as `{arg}`'
     if lost := [o for o in names if not (folder/o).is_file()]: raise FileNotFoundError(f'{title} needs its list files, which are not shipped with this library: '
-        f'there is no {listed(lost)} in {folder} ({holds(folder)}). Put them there, or pass `lists`: their folder, or the files in the order {listed(names)}')
+        f'there is no {listed(lost)} in {folder} ({holds(folder)}). Put {give}')
     return [folder/o for o in names]
+
+# %% ../../nbs/datasets/00_core.ipynb #dc1b5442
+def check_once(
+    names, # Names of clips
+    files # List files that they stand in
+):
+    "Raise ValueError where a clip stands in the lists more than once"
+    if twice := sorted(o for o,k in Counter(names).items() if k>1): raise ValueError(f'{listed(twice[:3])} stand more than once in {listed(files)}; take the lists as they were published')
 
 # %% ../../nbs/datasets/00_core.ipynb #d469993a
 audio_extensions = set('.flac .mp3 .ogg .wav'.split())
@@ -78,29 +91,44 @@ def kind_of(name):
     return 'audio' if ext in audio_extensions else 'video' if ext in video_extensions else 'picture' if ext in picture_extensions else None
 
 # %% ../../nbs/datasets/00_core.ipynb #bf5fa624
+def _media_below(base, skip):
+    "Paths and kinds of the sound files, videos and folders of pictures in a folder, sorted"
+    for root,dirs,files in os.walk(base, followlinks=True):
+        root = Path(root)
+        dirs[:] = sorted(o for o in dirs if o[0]!='.' and (root/o).absolute() not in skip)
+        kinds = {f: kind_of(f) for f in sorted(files) if f[0]!='.'}
+        yield from ((root/f, k) for f,k in kinds.items() if k in ('audio','video'))
+        if 'picture' in kinds.values() and root!=base: yield root,'frames'
+
 def find_media(
     path, # Folder of the data set
     skip=(), # Folders in it to leave out
-    alias=None # From a clip's name to a second name that it is found by, or None
-)->dict: # By kind and name the paths below `path`, sorted
-    "All sound files, videos and folders of pictures below `path`"
-    res = {k: {} for k in ('audio','video','frames','prepared audio','prepared frames')}
-    for root,dirs,files in os.walk(path, followlinks=True):
-        rel = Path(root).relative_to(path)
-        dirs[:] = sorted(o for o in dirs if o[0]!='.' and (rel/o).as_posix() not in skip)
-        kinds = {f: kind_of(f) for f in sorted(files) if f[0]!='.'}
-        items = [(rel/f, k) for f,k in kinds.items() if k in ('audio','video')]
-        if 'picture' in kinds.values() and rel.parts: items.append((rel, 'frames'))
-        for o,k in items: _add(res, o, k, alias)
+    alias=None, # From a clip's name to a second name that it is found by, or None
+    prepared=None # Folder that a preparation wrote to; None is `prepared` in `path`
+)->dict: # By kind and name the paths, sorted: below `path`, or absolute; and in 'mute' the names of clips that a preparation found without sound
+    "All sound files, videos and folders of pictures of a data set; raises FileNotFoundError where `prepared` is no preparation"
+    path,made = Path(path),Path(prepared).absolute() if prepared else Path(path)/'prepared'
+    if prepared and not (made/'prepared.json').is_file(): raise FileNotFoundError(f'{made} is no folder that `mmbalance-prepare` wrote to, which has a prepared.json ({holds(made)}); pass what was given as `--out`')
+    res = {k: {} for k in ('audio','video','frames','prepared audio','prepared frames')}|dict(mute=_mute(made/'report.csv'))
+    own = {(o/k).absolute() for o in (made, path/'prepared') for k in ('audio','frames')}
+    for o,k in _media_below(path, own|{(path/o).absolute() for o in skip}): _add(res[k], o, path, o.relative_to(path), alias)
+    for kind in 'audio','frames':
+        for o,k in _media_below(made/kind, ()):
+            if k==kind: _add(res[f'prepared {kind}'], o, path, o.relative_to(made/kind), alias)
     return res
 
 # %% ../../nbs/datasets/00_core.ipynb #d4129ce6
-def _add(res, o, kind, alias):
-    "Enter the medium `o` under its names"
-    name,made = (o.with_suffix('') if kind_of(o.name) else o), o.parts[:2]==('prepared', kind)
-    if made: name = Path(*name.parts[2:])  # in the folders of its clip
+def _add(found, o, path, name, alias):
+    "Enter the medium `o` under its names: `name` has the folders of its clip"
+    name = name.with_suffix('') if kind_of(name.name) else name
     names = {name.name, name.as_posix(), *([a] if alias and (a := alias(name.name)) else [])}
-    for n in names: res[f'prepared {kind}' if made else kind].setdefault(n, []).append(o.as_posix())
+    for n in names: found.setdefault(n, []).append((o.relative_to(path) if o.is_relative_to(path) else o).as_posix())
+
+def _mute(fn):
+    "Names of the clips that a report calls without sound"
+    if not fn.is_file(): return set()
+    with open(fn, encoding='utf-8', errors='surrogateescape', newline='') as f:
+        return {n for o in csv.DictReader(f) if o.get('sound')=='none' for n in (o['name'], Path(o['name']).name)}
 
 # %% ../../nbs/datasets/00_core.ipynb #85ddde2a
 def pick(
@@ -111,6 +139,7 @@ def pick(
     "The file or folder of a clip; raises ValueError where there are several"
     for kind in sources[modality]:
         for n in names:
+            if modality=='audio' and kind=='video' and n in media['mute']: continue
             at = media[kind].get(n, [])
             if len(at)>1: raise ValueError(f'The clip {n} is there {len(at)} times: {listed(at[:3])}; take all but one away, or pass a folder that holds one')
             if at: return at[0]
@@ -135,11 +164,13 @@ def make_table(
     own=None, # By modality, for each clip, what the reader found itself, or None
     names=None, # From a clip's name to the names its files may have, best first; None is the name itself
     alias=None, # As in `find_media`
-    skip=() # As in `find_media`
+    skip=(), # As in `find_media`
+    prepared=None # As in `find_media`
 )->pd.DataFrame: # Clips whose media are there: name, a path below `path` per modality, label, split, ...; `attrs` has the protocol and what is missing
     "Cut the validation part, find the media, name what is missing, state the protocol"
-    df,media = df.reset_index(drop=True),find_media(_folder(path), skip, alias)
+    df,media = df.reset_index(drop=True),find_media(_folder(path), skip, alias, prepared)
     if bad := sorted(set(df.label)-set(vocab)): raise ValueError(f'{title} has no class {listed(bad[:5])}, only {listed(vocab)[:200]}; is it the right list?')
+    if bad := [m for m in need if m not in {*sources, *(own or {})}]: raise ValueError(f'{title} has no {listed(bad)}, only {listed({**sources, **(own or {})})}; name the `blocks` so')
     counts = {k: dict(published=(published or {}).get(k), listed=n) for k in ('train','valid','test') if (n := int((df.split==k).sum()))}
     if valid_pct: df.loc[df.index[df.split=='train'][hold_out(df[df.split=='train'], valid_pct, by, seed)], 'split'] = 'valid'
     cols = {m: own[m] if m in (own or {}) else [pick(media, m, names(o) if names else [o]) for o in df.name] for m in need}
@@ -189,6 +220,9 @@ class ReadMedia:
     def __init__(self, col, path): self.cols,self.path = L(col),Path(path)
     def __call__(self, row): return tuple(self.path/p for p in o) if isinstance(o := row[self.cols[0]], tuple) else self.path/o
 
+# %% ../../nbs/datasets/00_core.ipynb #27ec0e28
+loader_args = {*signature(TfmdDL).parameters, *signature(FilteredBase.dataloaders).parameters}  # fastai would swallow any other without a word
+
 # %% ../../nbs/datasets/00_core.ipynb #0de40cbd
 def table_loaders(
     df:pd.DataFrame, # From `make_table`
@@ -203,8 +237,10 @@ def table_loaders(
     parts = [o for o in ('train','valid','test') if o in set(df.split)]
     if item_tfms is None: item_tfms = field_tfms(size) if 'frames' in blocks else []
     if batch_tfms is None: batch_tfms = dict(frames=Normalize.from_stats(*imagenet_stats)) if 'frames' in blocks else []
+    on_error = kwargs.pop('on_error', 'raise')
+    if bad := [o for o in kwargs if o.removeprefix('val_') not in loader_args]: raise TypeError(f'Neither the reader of {df.attrs["dataset"]} nor fastai\'s data loaders take {listed(bad)}; see how it is spelt')
     dblock = MultimodalDataBlock(y=CategoryBlock(vocab=df.attrs['vocab'], sort=False), get_x={m: ReadMedia(m, path) for m in blocks}, get_y=ColReader('label'),
-        splitter=lambda o: [np.flatnonzero(df.split==k) for k in parts], item_tfms=item_tfms, batch_tfms=batch_tfms, on_error=kwargs.pop('on_error', 'raise'), **blocks)
+        splitter=lambda o: [np.flatnonzero(df.split==k) for k in parts], item_tfms=item_tfms, batch_tfms=batch_tfms, on_error=on_error, **blocks)
     dls = dblock.dataloaders(df, path=path, **kwargs)
     dls.parts,dls.protocol,dls.table = parts,df.attrs['protocol'],df
     return dls

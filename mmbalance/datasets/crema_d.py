@@ -8,15 +8,15 @@ Docs: https://mmbalance.github.io/mmbalance/datasets/crema_d.html.md"""
 __all__ = ['crema_d_items', 'crema_d']
 
 # %% ../../nbs/datasets/10_crema_d.ipynb #dac28059
-import os
 from functools import partial
+from itertools import product
 from pathlib import Path
 import pandas as pd
 from ..core import listed
 from ..data.audio import audio_presets
 from ..data.video import FramesBlock
 from ..splits import hold_out
-from .core import find_media, holds, list_files, make_table, read_rows, table_loaders
+from .core import check_once, find_media, holds, list_files, make_table, read_rows, table_loaders
 
 # %% ../../nbs/datasets/10_crema_d.ipynb #490ac980
 emotions = dict(NEU=0, HAP=1, SAD=2, FEA=3, DIS=4, ANG=5)  # the field's order
@@ -48,19 +48,28 @@ def _field_split(path, lists):
     rows = [(n, y, part, fn) for part,fn in zip(('train','test'), files) for n,y in read_rows(fn, n=2)]
     for n,y,_,fn in rows:
         if y not in (e := parse_name(n)[2], str(emotions[e])): raise ValueError(f'{fn} gives {n} the label {y}, but its name says {e} ({emotions[e]}); is it the right list?')
-    if twice := [n for n,k in pd.Series([r[0] for r in rows]).value_counts().items() if k>1]: raise ValueError(f'{listed(sorted(twice)[:3])} stand more than once in {listed(files)}; take the lists as they were published')
+    check_once([o[0] for o in rows], files)
     return pd.DataFrame([(n, parse_name(n)[2], part) for n,_,part,_ in rows], columns=['name','label','split']),files
 
 # %% ../../nbs/datasets/10_crema_d.ipynb #c0add9a2
-def _actor_split(path, seed, test_pct=.1):
-    "All clips that are there, with a tenth of the actors for the test"
-    media = find_media(path)
-    names = sorted({full_name(n) for k in media.values() for n in k if '/' not in n and n.count('_')==3})
+def _draw(actors, pct, seed):
+    "Some of the actors, whichever of their clips are there: each has said as much as any other"
+    df = pd.DataFrame(product(actors, emotions), columns=['actor','label'])
+    return set(df.actor[hold_out(df, pct, 'actor', seed)])
+
+def _actor_split(path, seed, valid_pct, prepared):
+    "All clips that are there, with a tenth of the actors for the test, and some of the others for validation"
+    media = find_media(path, prepared=prepared)
+    at = {full_name(n): fs[0] for k,o in media.items() if k!='mute' for n,fs in o.items() if '/' not in n and n.count('_')==3}
+    names = sorted(at)
     if not names: raise FileNotFoundError(f'There are no clips of CREMA-D below {path}: looked for VideoFlash/<name>.flv and AudioWAV/<name>.wav, but {holds(path)}. Pass the folder that holds these')
-    df = pd.DataFrame([(n, (p := parse_name(n))[2], p[0]) for n in names], columns=['name','label','actor'])
-    df['split'] = 'train'
-    df.loc[hold_out(df, test_pct, 'actor', seed), 'split'] = 'test'
-    return df,[]
+    try: df = pd.DataFrame([(n, (p := parse_name(n))[2], p[0]) for n in names], columns=['name','label','actor'])
+    except ValueError as e: raise ValueError(f'{e}. Take {next(at[n] for n in names if repr(n) in str(e))} away, or pass the folder of CREMA-D alone') from None
+    test = _draw(sorted(set(df.actor)), .1, seed)
+    valid = _draw(sorted(set(df.actor)-test), valid_pct, seed) if valid_pct else set()
+    df['split'] = ['test' if o in test else 'valid' if o in valid else 'train' for o in df.actor]
+    words = f'by actor ({len(test)} of {df.actor.nunique()} actors, drawn with seed {seed}, for the test' + f', and {len(valid)} for validation'*(len(valid)>0) + f'; {len(df):,} of {sum(published.values()):,} clips are there)'
+    return df,words
 
 # %% ../../nbs/datasets/10_crema_d.ipynb #ebe25d3a
 def _check_pointers(df, path, need):
@@ -76,15 +85,18 @@ def crema_d_items(
     lists=None, # The field's train.csv and test.csv, or their folder; None looks in `path`
     valid_pct:float=.1, # Share of train, by actor, for validation; 0 puts the test part in its place
     seed:int=0, # Seed of the choice of actors
-    need=('audio','frames') # Modalities that a clip must have
+    need=('audio','frames'), # Modalities that a clip must have
+    prepared=None # Folder that a preparation wrote to; None is `prepared` in `path`
 )->pd.DataFrame: # Columns name, one for each modality, label, split, actor
     "The clips of CREMA-D as a table"
     if protocol not in ('field','by_actor'): raise ValueError(f"`protocol` is {protocol!r}; take 'field' (the lists, all actors in both parts) or 'by_actor' (no actor on both sides)")
-    df,files = _field_split(path, lists) if protocol=='field' else _actor_split(path, seed)
+    if protocol=='by_actor': df,words = _actor_split(path, seed, valid_pct, prepared); given = {}
+    else:
+        (df,files),words = _field_split(path, lists),"the field's split, with all actors in both parts"
+        given = dict(lists=files, published=published, valid_pct=valid_pct, seed=seed)
     df['actor'] = [parse_name(o)[0] for o in df.name]
-    words = "the field's split, with all actors in both parts" if protocol=='field' else f'by actor (a tenth of the actors, drawn with seed {seed}, for the test; {len(df):,} of {sum(published.values()):,} clips are there)'
-    df = make_table(df, path, 'CREMA-D', words, 'actor', emotions, 'VideoFlash/<name>.flv and AudioWAV/<name>.wav', files, published if files else dict(train=None),
-        valid_pct, seed, need, names=spellings, skip=('AudioMP3',) if (Path(path)/'AudioWAV').is_dir() else ())
+    df = make_table(df, path, 'CREMA-D', words, 'actor', emotions, 'VideoFlash/<name>.flv and AudioWAV/<name>.wav', need=need, names=spellings,
+        skip=('AudioMP3',) if (Path(path)/'AudioWAV').is_dir() else (), prepared=prepared, **given)
     _check_pointers(df, path, need)
     return df
 
@@ -97,8 +109,9 @@ def crema_d(
     seed:int=0, # Seed of the choice of actors
     n_frames:int=1, # Frames of each clip
     blocks:dict=None, # Input blocks by modality; None is `audio_presets['crema_d']` and `FramesBlock(n_frames)`
+    prepared=None, # Folder that a preparation wrote to; None is `prepared` in `path`
     **kwargs # Passed to `table_loaders`: size, item_tfms, batch_tfms, on_error, bs, num_workers, ...
 ): # Loaders train, valid, test
     "`DataLoaders` of CREMA-D"
     blocks = blocks or dict(audio=audio_presets['crema_d'], frames=partial(FramesBlock, n_frames))
-    return table_loaders(crema_d_items(path, protocol, lists, valid_pct, seed, list(blocks)), path, blocks, **kwargs)
+    return table_loaders(crema_d_items(path, protocol, lists, valid_pct, seed, list(blocks), prepared), path, blocks, **kwargs)

@@ -10,11 +10,13 @@ __all__ = ['kinetics_classes', 'kinetics_sounds_items', 'kinetics_sounds']
 # %% ../../nbs/datasets/11_kinetics_sounds.ipynb #9f53c1b6
 import re
 from functools import partial
+from pathlib import Path
 import pandas as pd
 from ..core import listed
 from ..data.audio import audio_presets
 from ..data.video import FramesBlock
-from .core import list_files, make_table, read_rows, table_loaders
+from ..splits import leaks
+from .core import check_once, list_files, make_table, read_rows, table_loaders
 
 # %% ../../nbs/datasets/11_kinetics_sounds.ipynb #7973d9fc
 kinetics_classes = '''blowing_nose blowing_out_candles bowling chopping_wood dribbling_basketball laughing mowing_lawn playing_accordion playing_bagpipes
@@ -22,7 +24,7 @@ playing_bass_guitar playing_clarinet playing_drums playing_guitar playing_harmon
 playing_trumpet playing_violin playing_xylophone ripping_paper shoveling_snow shuffling_cards singing stomping_grapes tap_dancing tapping_guitar tapping_pen tickling'''.split()
 
 # %% ../../nbs/datasets/11_kinetics_sounds.ipynb #6ec42327
-published = dict(A=dict(train=14_799, test=2_597), B=dict(train=20_715, test=1_376))
+published = dict(A=dict(train=14_799, valid=1_320, test=2_597), B=dict(train=20_715, test=1_376))
 
 # %% ../../nbs/datasets/11_kinetics_sounds.ipynb #72899c7c
 def read_list(
@@ -36,6 +38,17 @@ def read_list(
     raise ValueError(f'{fn} has {len(rows["A"])} rows of list A (clip,10,class), {len(rows["B"])} of list B (clip class), and {len(lines)-len(rows["A"])-len(rows["B"])} others; '
         'the lists are not to be mixed: pass one as it was published')
 
+# %% ../../nbs/datasets/11_kinetics_sounds.ipynb #1246a41f
+def _read_lists(path, lists):
+    "Which list it is, its rows (clip, number of its class, part), and the files"
+    third = [Path(lists[2])] if isinstance(lists, (tuple,list)) and len(lists)==3 else []
+    files = list_files(path, lists[:2] if third else lists, ['my_train.txt','my_test.txt'], 'Kinetics-Sounds') + third
+    (k,train),(k_test,test),*more = map(read_list, files)
+    if k!=k_test: raise ValueError(f'{files[0]} is list {k} and {files[1]} is list {k_test}; the lists are not to be mixed: pass two of the same kind')
+    if third and k!='A': raise ValueError(f'{files[0]} is list B, whose test clips are validation clips of Kinetics, and so are those of {files[2]}; a third list goes with list A alone')
+    parts = dict(train=train, test=test, **({'valid': more[0][1]} if more else {}))
+    return k,[(n, y, part) for part,o in parts.items() for n,y in o],files
+
 # %% ../../nbs/datasets/11_kinetics_sounds.ipynb #1857996a
 def video_of(name): return name[:11]
 def _id_alias(name): return f'video {video_of(name)}' if re.fullmatch(r'.{11}_\d{6}_\d{6}', name) else None
@@ -44,32 +57,35 @@ def _names(name): return [name] if re.fullmatch(r'.{11}_\d{6}_\d{6}', name) else
 # %% ../../nbs/datasets/11_kinetics_sounds.ipynb #42e444fe
 def kinetics_sounds_items(
     path, # Folder with the clips, at any depth
-    lists=None, # Training and test list of the same kind, or the folder of `my_train.txt` and `my_test.txt`; None looks in `path`
-    valid_pct:float=.1, # Share of train, by video, for validation; 0 puts the test part in its place
+    lists=None, # Training and test list of the same kind, and beside list A its companion for validation; or the folder of `my_train.txt` and `my_test.txt`; None looks in `path`
+    valid_pct:float=.1, # Share of train, by video, for validation, where no list is given for it; 0 puts the test part in its place
     seed:int=0, # Seed of that choice
-    need=('audio','frames') # Modalities that a clip must have
+    need=('audio','frames'), # Modalities that a clip must have
+    prepared=None # Folder that a preparation wrote to; None is `prepared` in `path`
 )->pd.DataFrame: # Columns name, one for each modality, label, split, video
     "The clips of Kinetics-Sounds as a table"
-    files = list_files(path, lists, ['my_train.txt','my_test.txt'], 'Kinetics-Sounds')
-    (k,train),(k_test,test) = map(read_list, files)
-    if k!=k_test: raise ValueError(f'{files[0]} is list {k} and {files[1]} is list {k_test}; the lists are not to be mixed: pass two of the same kind')
-    rows = [(n, y, part) for part,o in (('train',train), ('test',test)) for n,y in o]
+    k,rows,files = _read_lists(path, lists)
     if bad := sorted({y for _,y,_ in rows}-set(range(31))): raise ValueError(f'{listed(files)} have classes {listed(bad)}, but Kinetics-Sounds has 0 to 30; some programs use 34 classes with other numbers')
     df = pd.DataFrame([(n, kinetics_classes[y], part, video_of(n)) for n,y,part in rows], columns=['name','label','split','video'])
-    if df.name.duplicated().any(): raise ValueError(f'{listed(df.name[df.name.duplicated()][:3])} stand more than once in {listed(files)}; take the lists as they were published')
-    return make_table(df, path, 'Kinetics-Sounds', f'list {k}', 'video', kinetics_classes, '<id>_<start>_<end>.mp4, or sounds and folders of frames of this name, at any depth', files, published[k],
-        valid_pct, seed, need, names=_names, alias=_id_alias)
+    check_once(df.name, files)
+    words = f'list {k}'
+    if len(files)==3:
+        if len(both := leaks(df.assign(part=df.split=='valid'), 'video', 'part')): raise ValueError(f'{len(both)} videos of {files[2]} are in the other lists, too, such as {both.index[0]}; the companion of list A has none of them')
+        words,valid_pct = f"{words} with its companion, validation clips of Kinetics, for validation",0
+    return make_table(df, path, 'Kinetics-Sounds', words, 'video', kinetics_classes, '<id>_<start>_<end>.mp4, or sounds and folders of frames of this name, at any depth', files, published[k],
+        valid_pct, seed, need, names=_names, alias=_id_alias, prepared=prepared)
 
 # %% ../../nbs/datasets/11_kinetics_sounds.ipynb #c754f556
 def kinetics_sounds(
     path, # Folder with the clips, at any depth
-    lists=None, # Training and test list of the same kind, or the folder of `my_train.txt` and `my_test.txt`; None looks in `path`
-    valid_pct:float=.1, # Share of train, by video, for validation; 0 puts the test part in its place
+    lists=None, # Training and test list of the same kind, and beside list A its companion for validation; or the folder of `my_train.txt` and `my_test.txt`; None looks in `path`
+    valid_pct:float=.1, # Share of train, by video, for validation, where no list is given for it; 0 puts the test part in its place
     seed:int=0, # Seed of that choice
     n_frames:int=3, # Frames of each clip
     blocks:dict=None, # Input blocks by modality; None is `audio_presets['kinetics_sounds']` and `FramesBlock(n_frames)`
+    prepared=None, # Folder that a preparation wrote to; None is `prepared` in `path`
     **kwargs # Passed to `table_loaders`: size, item_tfms, batch_tfms, on_error, bs, num_workers, ...
 ): # Loaders train, valid, test
     "`DataLoaders` of Kinetics-Sounds"
     blocks = blocks or dict(audio=audio_presets['kinetics_sounds'], frames=partial(FramesBlock, n_frames))
-    return table_loaders(kinetics_sounds_items(path, lists, valid_pct, seed, list(blocks)), path, blocks, **kwargs)
+    return table_loaders(kinetics_sounds_items(path, lists, valid_pct, seed, list(blocks), prepared), path, blocks, **kwargs)

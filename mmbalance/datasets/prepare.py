@@ -173,6 +173,12 @@ def _run(out, base, clips, settings, jobs, progress):
     _replace(fn, _lines([records[o] for o in sorted(records)], True))
 
 # %% ../../nbs/datasets/01_prepare.ipynb #6d61bfcc
+def _check_numbers(fps, size, quality, sr, jobs):
+    "Raise ValueError for numbers that no clip can be prepared with"
+    for name,x,ok,want in (('fps', fps, fps>0, 'more than 0'), ('size', size, size is None or size>0, 'at least 1 pixel'), ('quality', quality, 1<=quality<=95, '1 to 95'),
+        ('sr', sr, sr>=0, 'a rate in Hz, or 0 for that of the clip'), ('jobs', jobs, jobs is None or jobs>0, 'at least 1 process')):
+        if not ok: raise ValueError(f'`{name}` is {x}; expected {want}')
+
 def prepare(
     path, # Folder of the data set
     dataset:str='clips', # A name in `prepare_presets`: where the clips lie, and what is taken from them
@@ -193,7 +199,7 @@ def prepare(
     out,folders = Path(out or path/'prepared'),preset.pop('folders')
     given = {k: v for k,v in dict(sound=sound, sr=sr, mono=mono).items() if v is not None}
     settings = dict(fps=float(fps), frames=frames, size=size, quality=quality, **(preset|given))
-    if not fps>0: raise ValueError(f'`fps` is {fps}; expected more than 0')
+    _check_numbers(fps, settings['size'], quality, settings['sr'], jobs)
     import_av(path)
     base,clips = find_clips(path, out, folders)
     _check_settings(out, settings)
@@ -222,11 +228,11 @@ def _parser():
     p = argparse.ArgumentParser(prog='mmbalance-prepare', description='Write frames (jpg) and sound (wav) of the clips of a data set; goes on where an earlier run was stopped')
     p.add_argument('dataset', choices=prepare_presets, help='layout of the folder; `clips` is any folder of videos')
     p.add_argument('path', help='folder of the data set')
-    p.add_argument('--out', help='folder to write to (PATH/prepared)')
+    p.add_argument('--out', help='folder to write to (PATH/prepared, where readers look; they find another with `prepared=OUT`)')
     p.add_argument('--fps', type=float, default=1, help='frames per second (1)')
     p.add_argument('--frames', choices=['all','key'], default='all', help="'key' keeps only key frames, 1/fps seconds apart or more: other pictures, sooner")
     p.add_argument('--size', type=int, help='shorter side of the frames in pixels (as they are)')
-    p.add_argument('--quality', type=int, default=95, help='quality of the frames (95)')
+    p.add_argument('--quality', type=int, default=95, help='quality of the frames, 1 to 95 (95)')
     p.add_argument('--sound', action=argparse.BooleanOptionalAction, help='write the sound (as the data set needs it)')
     p.add_argument('--sr', type=int, help='rate of the sound in Hz; 0 leaves it as it is (as the data set needs it)')
     p.add_argument('--mono', action=argparse.BooleanOptionalAction, help='mix the channels of the sound (as the data set needs it)')
@@ -243,7 +249,9 @@ def prepare_command(args=None):
     args = vars(_parser().parse_args(args))
     try: df = prepare(**args)
     except (OSError, ValueError, ImportError, RuntimeError) as e: _say(str(e), sys.stderr); return 2
-    _say(f'{prepare_summary(df)}\nEvery clip has a line in {Path(args["out"] or Path(args["path"])/"prepared")/"report.csv"}', sys.stdout)
+    out = Path(args['out'] or Path(args['path'])/'prepared')
+    _say(f'{prepare_summary(df)}\nEvery clip has a line in {out/"report.csv"}', sys.stdout)
+    if out.absolute()!=(Path(args['path'])/'prepared').absolute(): _say(f'Readers find it with `prepared={str(out)!r}`', sys.stdout)
     return int((df.error!='').any())
 
 # %% ../../nbs/datasets/01_prepare.ipynb #f2f1f3ce

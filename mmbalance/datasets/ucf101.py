@@ -24,7 +24,8 @@ from fastai.vision.core import PILImageBW
 from ..core import listed
 from ..data.core import TensorFrames, axes
 from ..data.video import Frames, FramesBlock, frame_places, picture_files
-from .core import holds, list_files, make_table, read_rows, table_loaders
+from ..media import open_video
+from .core import find_media, kind_of, list_files, make_table, pick, read_rows, table_loaders
 
 # %% ../../nbs/datasets/14_ucf101.ipynb #77d74110
 class PILFlowU(PILImageBW):
@@ -113,6 +114,20 @@ def _flow_folders(path, names, flow):
     pairs = [tuple(f'{d}/{n}' for d in flow) for n in names]
     return [o if all((Path(path)/p).is_dir() for p in o) else None for o in pairs]
 
+# %% ../../nbs/datasets/14_ucf101.ipynb #98a9c2eb
+def _has_sound(fn):
+    "Whether a video has a sound track; one that cannot be opened counts as if it had, and the loader names it"
+    try:
+        with open_video(fn) as c: return len(c.streams.audio)>0
+    except ValueError: return True
+
+def _with_sound(df, classes, path, media):
+    "The clips but those without sound, and the classes but those that are here without any sound"
+    at = [pick(media, 'audio', [n]) for n in df.name]
+    mute = pd.Series([n in media['mute'] if o is None else kind_of(o)=='video' and not _has_sound(Path(path)/o) for n,o in zip(df.name, at)], df.index, dtype=bool)
+    gone = set(df.label[mute])-{y for y,o,m in zip(df.label, at, mute) if o and not m}
+    return df[~mute & ~df.label.isin(gone)],[o for o in classes if o not in gone]
+
 # %% ../../nbs/datasets/14_ucf101.ipynb #ff462247
 def ucf101_items(
     path, # Folder with the clips, at any depth
@@ -121,17 +136,24 @@ def ucf101_items(
     flow:tuple=('u','v'), # Folders of horizontal and vertical flow in `path`
     valid_pct:float=.1, # Share of train, by group, for validation; 0 puts the test part in its place
     seed:int=0, # Seed of that choice
-    need=('frames','flow') # Modalities that a clip must have
-)->pd.DataFrame: # Columns name, one for each modality, label, split, group
+    need=('frames','flow'), # Modalities that a clip must have; with 'audio', clips without sound and classes of such clips are left out
+    prepared=None # Folder that a preparation wrote to; None is `prepared` in `path`
+)->pd.DataFrame: # Columns name, one for each modality, label, split, group; `attrs['left_out']` has the clips without sound
     "The clips of UCF-101 as a table"
     if split not in published: raise ValueError(f'`split` is {split!r}; UCF-101 has the splits 1, 2 and 3')
     folder = lists or (o if (o := Path(path)/'ucfTrainTestlist').is_dir() else path)
     files = list_files(path, folder, ['classInd.txt', f'trainlist{split:02}.txt', f'testlist{split:02}.txt'], 'UCF-101')
     classes = read_classes(files[0])
     df = pd.DataFrame([o for fn,part in zip(files[1:], ('train','test')) for o in _read_split(fn, part, classes)], columns=['name','label','split','group'])
+    skip,words,counts,mute = (*flow,'u','v'),f'official split {split}',published[split],[]
+    if 'audio' in need:
+        every,(df,classes) = df,_with_sound(df, classes, path, find_media(path, skip, prepared=prepared))
+        if mute := sorted(set(every.name)-set(df.name)): words,counts = f'{words}, the {len(df):,} of {len(every):,} clips with sound, of {len(classes)} classes',None
     own = dict(flow=_flow_folders(path, df.name, flow)) if 'flow' in need else None
     looked_for = '<Class>/v_<Class>_g<group>_c<clip>.avi' + f' and {flow[0]}/<clip>/, {flow[1]}/<clip>/'*('flow' in need)
-    return make_table(df, path, 'UCF-101', f'official split {split}', 'group', classes, looked_for, files, published[split], valid_pct, seed, need, own, skip=(*flow, 'u', 'v'))
+    res = make_table(df, path, 'UCF-101', words, 'group', classes, looked_for, files, counts, valid_pct, seed, need, own, skip=skip, prepared=prepared)
+    res.attrs['left_out'] = mute
+    return res
 
 # %% ../../nbs/datasets/14_ucf101.ipynb #6ba9461c
 def ucf101(
@@ -143,11 +165,12 @@ def ucf101(
     seed:int=0, # Seed of that choice
     n_frames:int=3, # Frames, and pairs of flow, of each clip
     blocks:dict=None, # Input blocks by modality; None is `FramesBlock(n_frames)` and `FlowBlock(n_frames)`
+    prepared=None, # Folder that a preparation wrote to; None is `prepared` in `path`
     size:int=224, # Side of the pictures
     item_tfms=None, # Transforms of items; None squeezes the whole picture to `size` and mirrors half of the clips
     **kwargs # Passed to `table_loaders`: batch_tfms, on_error, bs, num_workers, ...
 ): # Loaders train, valid, test
     "`DataLoaders` of UCF-101"
     blocks = blocks or dict(frames=partial(FramesBlock, n_frames), flow=partial(FlowBlock, n_frames))
-    df = ucf101_items(path, split, lists, flow, valid_pct, seed, list(blocks))
+    df = ucf101_items(path, split, lists, flow, valid_pct, seed, list(blocks), prepared)
     return table_loaders(df, path, blocks, item_tfms=[Resize(size, 'squish'), FlipItem()] if item_tfms is None else item_tfms, **kwargs)

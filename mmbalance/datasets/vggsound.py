@@ -13,7 +13,7 @@ import pandas as pd
 from ..core import listed
 from ..data.audio import audio_presets
 from ..data.video import FramesBlock
-from .core import list_files, make_table, read_rows, table_loaders
+from .core import check_once, list_files, make_table, read_rows, table_loaders
 
 # %% ../../nbs/datasets/12_vggsound.ipynb #bba57172
 published = dict(train=183_730, test=15_446)
@@ -30,18 +30,19 @@ def vggsound_items(
     csv_file=None, # Path of vggsound.csv; None looks in `path`
     valid_pct:float=.1, # Share of train, by video, for validation; 0 puts the test part in its place
     seed:int=0, # Seed of that choice
-    need=('audio','frames') # Modalities that a clip must have
+    need=('audio','frames'), # Modalities that a clip must have
+    prepared=None # Folder that a preparation wrote to; None is `prepared` in `path`
 )->pd.DataFrame: # Columns name, one for each modality, label, split, video
     "The clips of VGGSound as a table"
-    files = list_files(path, (csv_file,) if csv_file else None, ['vggsound.csv'], 'VGGSound')
+    files = list_files(path, (csv_file,) if csv_file else None, ['vggsound.csv'], 'VGGSound', 'csv_file')
     rows = read_rows(files[0], n=4)
     for i,(video,start,_,part) in enumerate(rows):
         if len(video)!=11 or not start.isdigit() or part not in ('train','test'): raise ValueError(f'Row {i+1} of {files[0]} is {listed(rows[i])}; '
             'expected an id of 11 characters, the start in seconds, the label, and train or test')
     df = pd.DataFrame([(f'{o}_{int(start)}', y, part, o) for o,start,y,part in rows], columns=['name','label','split','video'])
-    if df.name.duplicated().any(): raise ValueError(f'{listed(df.name[df.name.duplicated()][:3])} stand more than once in {files[0]}; take the list as it was published')
+    check_once(df.name, files)
     return make_table(df, path, 'VGGSound', "the owners' split", 'video', sorted(set(df.label)), '<id>_<start>.mp4, or sounds and folders of frames of this name, at any depth', files, published,
-        valid_pct, seed, need, names=_names)
+        valid_pct, seed, need, names=_names, prepared=prepared)
 
 # %% ../../nbs/datasets/12_vggsound.ipynb #db8f0729
 def vggsound(
@@ -51,8 +52,9 @@ def vggsound(
     seed:int=0, # Seed of that choice
     n_frames:int=3, # Frames of each clip
     blocks:dict=None, # Input blocks by modality; None is `audio_presets['vggsound']` and `FramesBlock(n_frames)`
+    prepared=None, # Folder that a preparation wrote to; None is `prepared` in `path`
     **kwargs # Passed to `table_loaders`: size, item_tfms, batch_tfms, on_error, bs, num_workers, ...
 ): # Loaders train, valid, test
     "`DataLoaders` of VGGSound"
     blocks = blocks or dict(audio=audio_presets['vggsound'], frames=partial(FramesBlock, n_frames))
-    return table_loaders(vggsound_items(path, csv_file, valid_pct, seed, list(blocks)), path, blocks, **kwargs)
+    return table_loaders(vggsound_items(path, csv_file, valid_pct, seed, list(blocks), prepared), path, blocks, **kwargs)
