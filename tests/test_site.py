@@ -102,8 +102,18 @@ def test_dark_mode(site):
     light,dark = (seen(site/'index.html', *args) for args in ((), ('--blink-settings=preferredColorScheme=0',)))
     assert lightness(light['ground'])>200>60>lightness(light['letters']) and lightness(dark['ground'])<60<150<lightness(dark['letters'])
 
+def prose(f):
+    "The text of a page, without code"
+    return re.sub(r'<[^>]+>', '', re.sub(r'<(pre|code|script|style)\b.*?</\1>', '', f.read_text(encoding='utf-8'), flags=re.S))
+
 def test_no_link_left_as_text(site):
     "A link around code in backticks is not one to nbdev, which makes a link of the code alone"
-    for f in site.rglob('*.html'):
-        text = re.sub(r'<(pre|code|script|style)\b.*?</\1>', '', f.read_text(encoding='utf-8'), flags=re.S)
-        assert not (found := re.search(r'\]\([\w./#-]+\)', re.sub(r'<[^>]+>', '', text))), f'{f.name}: {found[0]}'
+    for f in site.rglob('*.html'): assert not (found := re.search(r'\]\([\w./#-]+\)', prose(f))), f'{f.name}: {found[0]}'
+
+def test_no_table_left_as_text(site):
+    "Markdown that a cell puts out is rendered with its tables"
+    for f in site.rglob('*.html'): assert not (found := re.search(r'\| ?(-{3,}|—|–)+ ?\|', prose(f))), f'{f.name}: {found[0]}'
+
+def test_no_name_of_the_kernel(site):
+    "Signatures name types as a reader would"
+    for f in site.rglob('*.html'): assert not (found := re.search(r'__main__|:NoneType=', re.sub(r'<[^>]+>', '', f.read_text(encoding='utf-8')))), f'{f.name}: {found[0]}'
