@@ -46,6 +46,13 @@ def test_no_dead_link(pages):
             assert target.exists(), f'{f.name} links to {link}, which is not there'
             if url.fragment and target.suffix=='.html' and f.name!='genindex.html': assert unquote(url.fragment) in pages[target].ids, f'{f.name} links to {link}, but there is no such place'
 
+def test_path_of_a_newcomer(site, pages):
+    "Home leads to the quick start, that to the callback it uses; every page to the search and to the data sets"
+    def leads(page, to): return any(o.split('?')[0].removeprefix('../')==to for o in pages[site/page].links)
+    assert leads('index.html', 'tutorials/quick_start.html') and leads('tutorials/quick_start.html', 'callback/ogm_ge.html#ogmge')
+    for page in walk: assert leads(page, 'datasets/crema_d.html') or page=='datasets/crema_d.html', page
+    for page in walk: assert 'search.html' in (text := (site/page).read_text(encoding='utf-8')) and 'name="q"' in text, page
+
 def test_nothing_from_the_network(pages):
     for f,page in pages.items():
         for o in page.resources: assert urlparse(o).scheme in ('', 'data'), f'{f.name} loads {o}'
@@ -84,7 +91,8 @@ def seen(page, *args):
     try: return json.loads(re.search(r'<pre id="look">(.*?)</pre>', dom(probe.as_uri(), *args), re.S)[1])
     finally: probe.unlink()
 
-walk = ['index.html', 'tutorials/quick_start.html', 'callback/ogm_ge.html', 'data/av_digits.html', 'results/methods.html', 'results/tables.html', 'tutorials/diagnose.html']
+walk = ['index.html', 'tutorials/quick_start.html', 'callback/ogm_ge.html', 'data/av_digits.html', 'datasets/crema_d.html', 'results/methods.html', 'results/tables.html', 'tutorials/diagnose.html']
+with_players = {'index.html', 'tutorials/quick_start.html', 'data/av_digits.html', 'datasets/crema_d.html', 'tutorials/diagnose.html'}
 
 @needs_browser
 @pytest.mark.parametrize('width', [1280, 400])
@@ -93,13 +101,14 @@ def test_pages_in_a_browser(site, page, width):
     "Pictures are there, players have a sound, and nothing is cut off, on a narrow screen too"
     got = seen(site/page, f'--window-size={width},900')
     assert not got['broken'] and not got['silent'] and not got['outside'] and not got['small'] and got['too_wide']<=0, got
-    assert bool(got['players'])==(page in ('index.html', 'tutorials/quick_start.html', 'data/av_digits.html', 'tutorials/diagnose.html')), got
+    assert bool(got['players'])==(page in with_players), got
 
 def lightness(rgb): return sum(map(int, re.findall(r'\d+', rgb)[:3]))/3
 
 @needs_browser
-def test_dark_mode(site):
-    light,dark = (seen(site/'index.html', *args) for args in ((), ('--blink-settings=preferredColorScheme=0',)))
+@pytest.mark.parametrize('page', walk[:5])
+def test_dark_mode(site, page):
+    light,dark = (seen(site/page, *args) for args in ((), ('--blink-settings=preferredColorScheme=0',)))
     assert lightness(light['ground'])>200>60>lightness(light['letters']) and lightness(dark['ground'])<60<150<lightness(dark['letters'])
 
 def prose(f):
