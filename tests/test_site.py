@@ -81,7 +81,7 @@ look = """<script>addEventListener('load', () => setTimeout(() => {
     silent: all('audio').filter(o => !(o.duration > 0) || o.error).length, players: all('audio').length,
     outside: all('article img, article audio, article table').filter(o => o.getBoundingClientRect().right > right(o)+1).map(where),
     small: all('article audio').filter(o => Math.min(o.offsetWidth, o.parentElement.offsetWidth) < 160).map(where),
-    too_wide: document.documentElement.scrollWidth-wide, ground: getComputedStyle(document.body).backgroundColor, letters: getComputedStyle(document.body).color})
+    too_wide: Math.max(document.documentElement.scrollWidth, Math.floor(document.querySelector('article').getBoundingClientRect().right))-wide, ground: getComputedStyle(document.body).backgroundColor, letters: getComputedStyle(document.body).color})
   document.body.append(out) }, 1500))</script>"""
 
 def seen(page, *args):
