@@ -12,6 +12,7 @@ html_title = project
 html_baseurl = cfg.doc_url
 extensions = ['myst_nb', 'sphinx_copybutton']
 nb_execution_mode = 'off'
+nb_render_markdown_format = 'myst'  # tables in outputs, too
 myst_enable_extensions = ['alert', 'amsmath', 'attrs_inline', 'colon_fence', 'dollarmath']
 myst_heading_anchors = 4
 myst_heading_slug_func = 'github'

@@ -24,6 +24,8 @@ re_directive = re.compile(r'#\|\s*([\w-]+)\s*:?\s*(.*?)\s*$')
 re_callout = re.compile(r'^:::\s*\{\.callout-(\w+)[^}]*\}\n(.*?)\n:::[ \t]*$', re.M|re.S)
 re_source = re.compile(r'\[source\]\(([^)\s]+)\)\{[^}]*\}\n+')
 re_symbol = re.compile(r'\]\(' + re.escape(site) + r'([\w./-]+)\.html(?:#([\w.]+))?\)')
+re_noise = re.compile(r'\b(?:__main__|collections\.abc|pathlib)\.|:NoneType(?==)|(?<=\| )NoneType(?= \|)')
+re_th = re.compile(r'(?<=<th>)\w+(?=</th>)')
 re_page = re.compile(r'\]\((?!\w+:)([\w./-]+)\.ipynb(#[^)]*)?\)')
 
 def unnumber(path): return re.sub(r'(^|/)\d+[a-zA-Z0-9]*_(?=[^/]*$)', r'\1', str(path))
@@ -37,6 +39,7 @@ def show_doc(text):
     text = text.removeprefix('---').lstrip()
     source = re_source.match(text)
     level, name, body = re.match(r'(#+) (\S+)\n+(.*)', re_source.sub('', text, count=1), re.S).groups()
+    body = re_noise.sub('', body)  # where the kernel found a type, and a type guessed from a default of None
     link = '<a class="source" href="' + source[1].removesuffix('#LNone') + '">source</a>\n\n' if source else ''
     anchor = f'<a id="{name.lower()}"></a>\n\n' if '.' in name else ''  # Sphinx itself gives other headings this id
     return anchor + f'{level} {name.replace("_", chr(92)+"_")}\n\n' + link + body
@@ -116,7 +119,8 @@ def write_myst(nbs):
         if str(path)==cfg.readme_nb: nb['cells'].append(markdown(dict(id='contents'), contents(set(nbs)-{path})))
         dest = src/unnumber(path)
         dest.parent.mkdir(parents=True, exist_ok=True)
-        dest.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
+        text = re_th.sub(lambda m: m[0].replace('_', '_<wbr>'), json.dumps(nb, ensure_ascii=False))  # so that a wide table of training fits
+        dest.write_text(text, encoding='utf-8')
 
 def plain(nb, path, files='files'):
     "A notebook as Markdown with links in full, and its pictures by name"

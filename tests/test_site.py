@@ -46,6 +46,13 @@ def test_no_dead_link(pages):
             assert target.exists(), f'{f.name} links to {link}, which is not there'
             if url.fragment and target.suffix=='.html' and f.name!='genindex.html': assert unquote(url.fragment) in pages[target].ids, f'{f.name} links to {link}, but there is no such place'
 
+def test_path_of_a_newcomer(site, pages):
+    "Home leads to the quick start, that to the callback it uses; every page to the search and to the data sets"
+    def leads(page, to): return any(o.split('?')[0].removeprefix('../')==to for o in pages[site/page].links)
+    assert leads('index.html', 'tutorials/quick_start.html') and leads('tutorials/quick_start.html', 'callback/ogm_ge.html#ogmge')
+    for page in walk: assert leads(page, 'datasets/crema_d.html') or page=='datasets/crema_d.html', page
+    for page in walk: assert 'search.html' in (text := (site/page).read_text(encoding='utf-8')) and 'name="q"' in text, page
+
 def test_nothing_from_the_network(pages):
     for f,page in pages.items():
         for o in page.resources: assert urlparse(o).scheme in ('', 'data'), f'{f.name} loads {o}'
@@ -74,7 +81,7 @@ look = """<script>addEventListener('load', () => setTimeout(() => {
     silent: all('audio').filter(o => !(o.duration > 0) || o.error).length, players: all('audio').length,
     outside: all('article img, article audio, article table').filter(o => o.getBoundingClientRect().right > right(o)+1).map(where),
     small: all('article audio').filter(o => Math.min(o.offsetWidth, o.parentElement.offsetWidth) < 160).map(where),
-    too_wide: document.documentElement.scrollWidth-wide, ground: getComputedStyle(document.body).backgroundColor, letters: getComputedStyle(document.body).color})
+    too_wide: Math.max(document.documentElement.scrollWidth, Math.floor(document.querySelector('article').getBoundingClientRect().right))-wide, ground: getComputedStyle(document.body).backgroundColor, letters: getComputedStyle(document.body).color})
   document.body.append(out) }, 1500))</script>"""
 
 def seen(page, *args):
@@ -84,7 +91,8 @@ def seen(page, *args):
     try: return json.loads(re.search(r'<pre id="look">(.*?)</pre>', dom(probe.as_uri(), *args), re.S)[1])
     finally: probe.unlink()
 
-walk = ['index.html', 'tutorials/quick_start.html', 'callback/ogm_ge.html', 'data/av_digits.html', 'results/methods.html', 'results/tables.html', 'tutorials/diagnose.html']
+walk = ['index.html', 'tutorials/quick_start.html', 'callback/ogm_ge.html', 'data/av_digits.html', 'datasets/crema_d.html', 'results/methods.html', 'results/tables.html', 'tutorials/diagnose.html']
+with_players = {'index.html', 'tutorials/quick_start.html', 'data/av_digits.html', 'datasets/crema_d.html', 'tutorials/diagnose.html'}
 
 @needs_browser
 @pytest.mark.parametrize('width', [1280, 400])
@@ -93,17 +101,28 @@ def test_pages_in_a_browser(site, page, width):
     "Pictures are there, players have a sound, and nothing is cut off, on a narrow screen too"
     got = seen(site/page, f'--window-size={width},900')
     assert not got['broken'] and not got['silent'] and not got['outside'] and not got['small'] and got['too_wide']<=0, got
-    assert bool(got['players'])==(page in ('index.html', 'tutorials/quick_start.html', 'data/av_digits.html', 'tutorials/diagnose.html')), got
+    assert bool(got['players'])==(page in with_players), got
 
 def lightness(rgb): return sum(map(int, re.findall(r'\d+', rgb)[:3]))/3
 
 @needs_browser
-def test_dark_mode(site):
-    light,dark = (seen(site/'index.html', *args) for args in ((), ('--blink-settings=preferredColorScheme=0',)))
+@pytest.mark.parametrize('page', walk[:5])
+def test_dark_mode(site, page):
+    light,dark = (seen(site/page, *args) for args in ((), ('--blink-settings=preferredColorScheme=0',)))
     assert lightness(light['ground'])>200>60>lightness(light['letters']) and lightness(dark['ground'])<60<150<lightness(dark['letters'])
+
+def prose(f):
+    "The text of a page, without code"
+    return re.sub(r'<[^>]+>', '', re.sub(r'<(pre|code|script|style)\b.*?</\1>', '', f.read_text(encoding='utf-8'), flags=re.S))
 
 def test_no_link_left_as_text(site):
     "A link around code in backticks is not one to nbdev, which makes a link of the code alone"
-    for f in site.rglob('*.html'):
-        text = re.sub(r'<(pre|code|script|style)\b.*?</\1>', '', f.read_text(encoding='utf-8'), flags=re.S)
-        assert not (found := re.search(r'\]\([\w./#-]+\)', re.sub(r'<[^>]+>', '', text))), f'{f.name}: {found[0]}'
+    for f in site.rglob('*.html'): assert not (found := re.search(r'\]\([\w./#-]+\)', prose(f))), f'{f.name}: {found[0]}'
+
+def test_no_table_left_as_text(site):
+    "Markdown that a cell puts out is rendered with its tables"
+    for f in site.rglob('*.html'): assert not (found := re.search(r'\| ?(-{3,}|—|–)+ ?\|', prose(f))), f'{f.name}: {found[0]}'
+
+def test_no_name_of_the_kernel(site):
+    "Signatures name types as a reader would"
+    for f in site.rglob('*.html'): assert not (found := re.search(r'__main__|:NoneType=', re.sub(r'<[^>]+>', '', f.read_text(encoding='utf-8')))), f'{f.name}: {found[0]}'
