@@ -28,7 +28,7 @@ class Count(NamedTuple):
     @property
     def std_error(self): return math.sqrt(self.accuracy*(1-self.accuracy)/self.total) if self.total else math.nan
     def __add__(self, o): return Count(self.right+o.right, self.total+o.total)
-    def __str__(self): return f'{self.accuracy:.1%} ({self.right} of {self.total})'
+    def __str__(self): return f'{self.accuracy:.1%} ({self.right} of {self.total})' if self.total else 'no samples'
 
 # %% ../nbs/02_metrics.ipynb #13cf76be
 def count_right(
@@ -63,7 +63,7 @@ def macro_f1(preds, y, n_classes): return f1_scores(preds, y, n_classes).mean().
 
 # %% ../nbs/02_metrics.ipynb #081f96ed
 def average_precisions(
-    scores:Tensor, # Probabilities or logits (n, n_classes)
+    scores:Tensor, # Probabilities (n, n_classes); logits rank the samples of a class otherwise
     y:Tensor # Class indices (n,)
 )->Tensor: # By class (n_classes,); NaN where a class does not occur
     "Area under the curve of precision and recall of each class against all others; samples of equal score share a place"
@@ -132,10 +132,11 @@ def shapley(
 # %% ../nbs/02_metrics.ipynb #873bed51
 def imbalance_degree(
     contributions:dict # By modality, its Shapley contribution: a number, or a tensor (...)
-): # From 0 to 1; NaN where all are 0
+): # From 0 to 1; NaN, no value, where all are 0
     "How unequal the contributions are: (largest - smallest) / sum of sizes"
     phi = torch.stack([torch.as_tensor(o, dtype=torch.float64) for o in contributions.values()])
-    res = (phi.amax(0)-phi.amin(0))/phi.abs().sum(0)
+    size = phi.abs().sum(0)
+    res = torch.where(size>1e-12, (phi.amax(0)-phi.amin(0))/size, math.nan)  # what is less is rounding
     return res if res.ndim else res.item()
 
 # %% ../nbs/02_metrics.ipynb #0331f20c
@@ -175,7 +176,7 @@ class Estimate(NamedTuple):
     value:float
     low:float
     high:float
-    def __str__(self): return f'{self.value:.3f} ({self.low:.3f} to {self.high:.3f})'
+    def __str__(self): return 'no value' if math.isnan(self.value) else f'{self.value:.3f} ({self.low:.3f} to {self.high:.3f})'
 
 def estimate(
     f:Callable, # From means (k, ...) to the quantity (...)
@@ -183,9 +184,11 @@ def estimate(
     level:float=.95, # Confidence of the interval
     n_boot:int=1000, # How many draws
     seed:int=0 # Seed of the draws
-)->Estimate:
-    "A quantity computed from means over the samples, with its bootstrap interval"
+)->Estimate: # NaN throughout where the quantity has no value
+    "A quantity computed from means over the samples, with its bootstrap interval; draws in which it has no value are left out"
+    value = float(f(x.detach().double().cpu().mean(0)))
+    if math.isnan(value): return Estimate(*(math.nan,)*3)
     draws = torch.as_tensor(f(bootstrap_means(x, n_boot, seed).T))
     draws = draws[~draws.isnan()]
     low,high = draws.quantile(torch.tensor([(1-level)/2, (1+level)/2], dtype=draws.dtype)).tolist() if len(draws) else (math.nan,)*2
-    return Estimate(float(f(x.detach().double().cpu().mean(0))), low, high)
+    return Estimate(value, low, high)
