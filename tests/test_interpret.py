@@ -2,18 +2,24 @@
 import random
 from copy import deepcopy
 from functools import partial
+from types import SimpleNamespace
 import numpy as np, pytest, torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
-from fastai.data.core import DataLoaders
+from fastai.data.core import DataLoaders, Datasets
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastcore.foundation import L
+from fasttransform import Transform
 from mmbalance.ablation import FeaturePass, subset_logits
 from mmbalance.callback.core import UnimodalAccuracy
 from mmbalance.callback.live import AblatedAccuracy, MacroF1, MeanAP
-from mmbalance.diagnose import diagnose, linear_probe
+from mmbalance.diagnose import diagnose, linear_probe, training_pass
 from mmbalance.interpret import BalanceInterpretation
 from mmbalance.metrics import mean_ap
 from mmbalance.layers.heads import ConcatHead, FiLMHead, GatedHead, SumHead
@@ -73,6 +79,67 @@ def test_features_and_inputs_agree_where_zero_stays_zero():
     for S in a.logits: assert torch.allclose(a.logits[S], b.logits[S], atol=1e-6)
     learn.model.encoders['audio'][0].bias = nn.Parameter(torch.ones(6))
     assert not torch.allclose(BalanceInterpretation.from_learner(learn, at='inputs').logits[('image',)], a.logits[('image',)], atol=1e-2)
+
+@pytest.mark.parametrize('at,extra', [('features',0), ('inputs',4)])
+def test_one_pass_over_the_data(at, extra):
+    "Eight subsets, and each encoder sees each batch once; to leave out inputs takes one batch more per modality, and blank ones"
+    learn,seen = toy(m=3),[]
+    for m,enc in learn.model.encoders.items(): enc.register_forward_hook(lambda enc, args, out, m=m: seen.append((m, len(out))))
+    BalanceInterpretation.from_learner(learn, at=at)
+    for m in names: assert len([o for o in seen if o[0]==m])==5+extra and sum(n for o,n in seen[:15] if o==m)==37
+
+def test_compare():
+    "The samples that exactly one gets right, with all modalities or with those that are named"
+    y = torch.zeros(10, dtype=torch.long)
+    def said(**right): return BalanceInterpretation({S: F.one_hot((torch.arange(10)>=right[''.join(S)]).long(), 2).float() for S in [(),('a',),('b',),('a','b')]}, y)
+    first,second = (said(**o) for o in ({'': 0, 'a': 8, 'b': 1, 'ab': 9}, {'': 0, 'a': 2, 'b': 4, 'ab': 7}))
+    for keep,want in (None, (.2,2,0)), ('a', (.6,6,0)), (('b',), (-.3,0,3)), ((), (0,0,0)):
+        got = first.compare(second, keep)
+        assert (round(got.difference.value, 9), got.only_first, got.only_second)==want
+
+def test_macro_f1_counts_an_absent_class():
+    "Four outputs, and targets of three classes: as scikit-learn with all labels, and not as fastai, which leaves the fourth out"
+    y,logits = torch.tensor([0,1,2,2,1,0,2]),F.one_hot(torch.tensor([0,1,2,1,1,0,2]), 4).float()
+    metric = MacroF1()
+    metric.reset()
+    for i in range(0, 7, 3): metric.accumulate(SimpleNamespace(pred=logits[i:i+3], y=y[i:i+3]))
+    assert metric.value==pytest.approx(f1_score(y, logits.argmax(1), average='macro', labels=range(4), zero_division=0))
+    assert metric.value<f1_score(y, logits.argmax(1), average='macro')-.2
+
+def test_probe_sees_training_data_without_augmentation():
+    "As in validation, and in order"
+    class Turn(Transform):
+        split_idx = 0
+        def encodes(self, x:torch.Tensor): return -x if x.is_floating_point() else x
+    learn = toy(n=40)
+    x,y = (torch.stack(o) for o in zip(*[(o[0], o[-1]) for o in learn.dls.train.dataset]))
+    tfms = [[lambda i: x[i], Turn()], [lambda i: x[i]], [lambda i: y[i]]]
+    ds = Datasets(list(range(40)), tfms, splits=[list(range(40)), list(range(40))], n_inp=2)
+    learn.dls = ds.dataloaders(bs=8, device='cpu', num_workers=0)
+    seen = training_pass(learn)
+    assert torch.equal(seen.y, y) and torch.allclose(seen.feats['audio'], learn.model.encoders['audio'].eval()(x))
+    assert torch.equal(learn.dls.train_ds[0][0], -x[0])  # training is as before
+
+def test_probe_by_hand():
+    "Logistic regression on standardised features of the training data, its C chosen on every fourth sample of a class; other data are predicted"
+    learn = toy(n=160)
+    items = list(learn.dls.train.dataset)
+    learn.dls = DataLoaders.from_dsets(L(items[:120]), L(items[120:]), bs=8, n_inp=2, drop_last=False)
+    model = learn.model.eval()
+    with torch.no_grad():
+        for enc in model.encoders.values(): enc[1].weight *= torch.logspace(-3, 1, 6)  # features of very different sizes
+    df,held = linear_probe(learn),torch.arange(120)%16>=12  # classes 0 to 3 in turn
+    feats = [enc(torch.stack([o[i] for o in items])).detach().numpy() for i,enc in enumerate(model.encoders.values())]
+    y = torch.tensor([int(o[-1]) for o in items]).numpy()
+    def scores(x, C, fit, test): return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000)).fit(x[:120][fit], y[:120][fit]).score(*test)
+    every = torch.ones(120, dtype=torch.bool)
+    for m,x in zip([*names[:2],'all'], [*feats, np.concatenate(feats, 1)]):
+        C = max((.001,.01,.1,1,10), key=lambda C: (scores(x, C, ~held, (x[:120][held], y[:120][held])), -C))
+        row = df.loc[m]
+        assert (row.C, row.total)==(C, 40) and row.train==pytest.approx(scores(x, C, every, (x[:120], y[:120]))) and row.train!=row.probe
+        assert row.probe==row.right/40==pytest.approx(scores(x, C, every, (x[120:], y[120:])))
+        se = (row.probe*(1-row.probe)/40)**.5
+        assert row.probe-row.low==pytest.approx(1.96*se, abs=.03) and row.high-row.probe==pytest.approx(1.96*se, abs=.03)
 
 def test_probe_is_compared_with_training_alone():
     df = linear_probe(toy(n=80), dict(audio=.9))
