@@ -276,7 +276,9 @@ def test_plot_top_losses(case, shown, which):
     idx = idx[:3] if which==3 else idx[1:3]
     assert [row_of(o) for o in sounds(shown[0])]==case.df.index[case.df.is_valid][idx.numpy()].tolist()
     check_shown(shown[0], case.df, len(idx))
-    assert f'{losses[1].item():.2f}' in shown[0]
+    preds,y,loss = case.learn.get_preds(with_loss=True)
+    want = [f'{case.dls.vocab[y[i]]} / {case.dls.vocab[preds[i].argmax()]} / {loss[i].item():.2f} / {preds[i].max().item():.2f}' for i in idx.tolist()]
+    assert [re.search('<div>(.*?)</div>', o)[1] for o in shown[0].split('<div style="border')[1:]]==want
 
 @pytest.mark.parametrize('mix', [MultimodalMixUp, MultimodalCutMix])
 def test_mix(case, mix):

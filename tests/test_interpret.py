@@ -18,7 +18,8 @@ from fastcore.foundation import L
 from fasttransform import Transform
 from mmbalance.ablation import FeaturePass, subset_logits
 from mmbalance.callback.core import UnimodalAccuracy
-from mmbalance.callback.live import AblatedAccuracy, MacroF1, MeanAP
+from mmbalance.callback.live import AblatedAccuracy, MacroF1, MeanAP, ShowBalance
+from mmbalance.callback.ogm_ge import OGMGE
 from mmbalance.diagnose import diagnose, linear_probe, training_pass
 from mmbalance.interpret import BalanceInterpretation
 from mmbalance.metrics import mean_ap
@@ -194,6 +195,33 @@ def test_callbacks_do_not_disturb_each_other(head):
     assert got['accuracy']==pytest.approx(interp.count().accuracy)
     assert got['mean_ap']==pytest.approx(mean_ap(interp.logits[interp.all].softmax(1), interp.y))
     assert got['macro_f1']==pytest.approx(interp.accuracies(n_boot=2).macro_f1['all'])
+
+@pytest.mark.parametrize('look', [UnimodalAccuracy, AblatedAccuracy, partial(AblatedAccuracy, at='inputs'), MacroF1, MeanAP])
+@pytest.mark.parametrize('y', [lambda y: y.float(), lambda y: F.one_hot(y, 4).float()])
+def test_targets_that_are_no_class_are_refused(look, y):
+    "Not counted: a number equals a class by chance only"
+    learn = toy()
+    ys = y(torch.tensor([int(o[-1]) for o in learn.dls.train.dataset]))
+    items = L([(*o[:-1], t) for o,t in zip(learn.dls.train.dataset, ys)])
+    learn = Learner(DataLoaders.from_dsets(items, items, bs=8, n_inp=2), learn.model, lambda p,t: p.sum()*0, **{'metrics' if look in (MacroF1, MeanAP) else 'cbs': look()})
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match='one class index per sample'): learn.fit(1)
+
+@pytest.mark.parametrize('look', [UnimodalAccuracy, AblatedAccuracy])
+def test_metrics_of_modalities_that_are_not_there(look):
+    cb = look()
+    for kwargs,match in (dict(cbs=cb, metrics=cb.metrics(['audio','imgae'])), 'metric of imgae, but the modalities are audio, image'), (dict(metrics=look().metrics(['audio'])), 'pass the callback, too'):
+        learn = toy(**kwargs)
+        with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match=match): learn.fit(1)
+    with toy().no_bar() as learn, pytest.raises(TypeError, match='`encoders` .* and a `head`'): Learner(learn.dls, nn.Bilinear(4, 4, 4), CrossEntropyLossFlat(), cbs=AblatedAccuracy()).validate()
+
+def test_the_picture_of_a_callback_alone():
+    "Without accuracies there are ratio and coefficients; with neither there is nothing to draw"
+    both,alone = toy(cbs=[OGMGE(), uni := UnimodalAccuracy()], metrics=uni.metrics(names[:2])),toy(cbs=[OGMGE(), ShowBalance()])
+    for learn,titles in (both, ['on the validation data']), (alone, []):
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        assert [o.get_title() for o in learn.recorder.plot_balance()]==titles+['discrepancy ratio','modulation coefficient']
+    assert len(alone.show_balance.fig.axes)==2
+    with pytest.raises(ValueError, match='Nothing was recorded of audio, image .no epoch.'): toy().recorder.plot_balance()
 
 def test_probe_is_deterministic():
     learn = toy(n=80)

@@ -120,6 +120,8 @@ def test_bootstrap_is_paired():
     assert (est.value, est.low, est.high)==(0, 0, 0)
     assert bootstrap_means(x, 2000)[:,0].std().item()==pytest.approx(Count(67, 200).std_error, rel=.05)
 
+def test_no_accuracy_no_utilisation(): assert all(map(isnan, utilisation({(): 0., ('a',): .1, ('b',): 0., ('a','b'): 0.}).values()))
+
 def test_logits_or_classes():
     logits,y = torch.tensor([[1.,0],[0,1],[0,1]]),torch.tensor([0,1,0])
     assert count_right(logits, y)==count_right(logits.argmax(1), y)==Count(2, 3)

@@ -217,7 +217,18 @@ def test_mixed_targets():
 def test_other_targets_are_refused(y):
     with pytest.raises(ValueError, match='one class index per sample'): check_target(y, 3)
 
+def test_degree_zero_is_plain_training_where_a_score_is_zero():
+    "The ratio is infinite then, and 0 times infinity is no number"
+    def sure(learn):
+        with torch.no_grad(): learn.model.head.fc.weight[:, 8:] *= 1e4
+        return learn
+    plain,cb = fit(sure(learner(bs=1, data=items()[:8])), lr=1e-6),OGM(alpha=0)
+    assert torch.equal(weights(fit(sure(learner(cb, bs=1, data=items()[:8])), lr=1e-6)), weights(plain))
+    assert float('inf') in cb.ratios['audio'] and set(cb.coefs['audio'])=={1.}
+
 # ---- columns
+def test_one_column(): assert list(fit(learner(OGM(columns='ratio'))).recorder.metric_names[3:-1])==['audio_ratio','image_ratio']
+
 def test_columns_of_the_recorder(tmp_path):
     learn = learner([OGMGE(), CSVLogger(tmp_path/'log.csv')], metrics=accuracy)
     fit(learn, 2)
