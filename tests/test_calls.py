@@ -174,6 +174,8 @@ def test_predict_one_video(tmp_path, n):
     for fn,probs in zip(dls.valid_ds.items, want):
         for o in fn, str(fn), (fn,)*n, {m: fn for m in dls.modalities}: assert torch.allclose(learn.predict(o)[2], probs, atol=1e-6)
         learn.predict((fn, None, fn)[:n])
+    b,again = dls.valid.one_batch(),load_model(save_model(learn, tmp_path/'again'))
+    with torch.no_grad(): assert torch.equal(again(*b[:n]), learn.model.eval()(*b[:n]))
 
 def video_label(fn): return fn.stem[-1]
 
@@ -426,6 +428,8 @@ def test_discriminative_rates_and_freezing(case):
     with case.learn.no_bar(): case.learn.fit_one_cycle(1, slice(1e-5,1e-3))
     lrs = [o['lr'] for o in case.learn.opt.hypers]
     assert len(lrs)==case.n+1 and lrs[-1]>1.5*lrs[0]
+    held = [id(p) for g in case.learn.splitter(case.learn.model) for p in g]
+    assert len(held)==len(set(held)) and set(held)=={id(p) for p in case.learn.model.parameters()}  # each parameter in one group
 
 def test_safe_weights(data):
     "What is loaded is the same model, in any place; a class of one's own is named and passed"
