@@ -20,9 +20,10 @@ from mmbalance.ablation import FeaturePass, subset_logits
 from mmbalance.callback.core import UnimodalAccuracy
 from mmbalance.callback.live import AblatedAccuracy, MacroF1, MeanAP, ShowBalance
 from mmbalance.callback.ogm_ge import OGMGE
-from mmbalance.diagnose import diagnose, linear_probe, training_pass
+from mmbalance.diagnose import diagnose, linear_probe, training_pass, unimodal_learner
 from mmbalance.interpret import BalanceInterpretation
 from mmbalance.metrics import mean_ap
+from mmbalance.layers.encoders import ConvEncoder
 from mmbalance.layers.heads import ConcatHead, FiLMHead, GatedHead, SumHead
 from mmbalance.fusion import RegBNFusion
 from mmbalance.models import FusionModel
@@ -222,6 +223,16 @@ def test_the_picture_of_a_callback_alone():
         assert [o.get_title() for o in learn.recorder.plot_balance()]==titles+['discrepancy ratio','modulation coefficient']
     assert len(alone.show_balance.fig.axes)==2
     with pytest.raises(ValueError, match='Nothing was recorded of audio, image .no epoch.'): toy().recorder.plot_balance()
+
+def test_one_modality_of_clips():
+    "Frames are folded into the batch, as in the joint model; the other inputs are not looked at"
+    items = [(torch.randn(4), torch.randn(3, 2, 8, 8), torch.tensor(i%3)) for i in range(12)]
+    dls = DataLoaders.from_dsets(items, items, bs=4, n_inp=2)
+    dls.c = 3
+    learn = unimodal_learner(dls, dict(audio=nn.Linear(4, 5), video=partial(ConvEncoder, widths=(4,))), 'video', loss_func=CrossEntropyLossFlat())
+    with learn.no_bar(): assert len(learn.validate())==2
+    a,v,y = dls.valid.one_batch()
+    assert torch.equal(learn.model.eval()(a, v), learn.model(a+1, v)) and not torch.allclose(learn.model(a, v), learn.model(a, v+1))
 
 def test_probe_is_deterministic():
     learn = toy(n=80)
