@@ -174,6 +174,8 @@ def test_predict_one_video(tmp_path, n):
     for fn,probs in zip(dls.valid_ds.items, want):
         for o in fn, str(fn), (fn,)*n, {m: fn for m in dls.modalities}: assert torch.allclose(learn.predict(o)[2], probs, atol=1e-6)
         learn.predict((fn, None, fn)[:n])
+    b,again = dls.valid.one_batch(),load_model(save_model(learn, tmp_path/'again'))
+    with torch.no_grad(): assert torch.equal(again(*b[:n]), learn.model.eval()(*b[:n]))
 
 def video_label(fn): return fn.stem[-1]
 
@@ -276,7 +278,9 @@ def test_plot_top_losses(case, shown, which):
     idx = idx[:3] if which==3 else idx[1:3]
     assert [row_of(o) for o in sounds(shown[0])]==case.df.index[case.df.is_valid][idx.numpy()].tolist()
     check_shown(shown[0], case.df, len(idx))
-    assert f'{losses[1].item():.2f}' in shown[0]
+    preds,y,loss = case.learn.get_preds(with_loss=True)
+    want = [f'{case.dls.vocab[y[i]]} / {case.dls.vocab[preds[i].argmax()]} / {loss[i].item():.2f} / {preds[i].max().item():.2f}' for i in idx.tolist()]
+    assert [re.search('<div>(.*?)</div>', o)[1] for o in shown[0].split('<div style="border')[1:]]==want
 
 @pytest.mark.parametrize('mix', [MultimodalMixUp, MultimodalCutMix])
 def test_mix(case, mix):
@@ -424,6 +428,8 @@ def test_discriminative_rates_and_freezing(case):
     with case.learn.no_bar(): case.learn.fit_one_cycle(1, slice(1e-5,1e-3))
     lrs = [o['lr'] for o in case.learn.opt.hypers]
     assert len(lrs)==case.n+1 and lrs[-1]>1.5*lrs[0]
+    held = [id(p) for g in case.learn.splitter(case.learn.model) for p in g]
+    assert len(held)==len(set(held)) and set(held)=={id(p) for p in case.learn.model.parameters()}  # each parameter in one group
 
 def test_safe_weights(data):
     "What is loaded is the same model, in any place; a class of one's own is named and passed"

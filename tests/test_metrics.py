@@ -1,5 +1,6 @@
 "The metrics agree with their definitions computed in another way, and with scikit-learn and SciPy"
 from itertools import permutations
+from math import isnan
 import pytest, torch
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, confusion_matrix, f1_score
@@ -32,7 +33,7 @@ def test_worked_examples():
     assert utilisation({(): 0, ('1',): .72, ('2',): .5, ('1','2'): .8})==pytest.approx({'1': .375, '2': .1})
     conditional = utilisation({(): 0, ('1',): .72, ('2',): .5, ('1','2'): .8})
     assert conditional['2']-conditional['1']==pytest.approx(-.275)  # the first modality dominates
-    assert imbalance_degree(dict(a=0., b=0.))!=imbalance_degree(dict(a=0., b=0.))  # undefined: NaN
+    assert isnan(imbalance_degree(dict(a=0., b=0.)))  # undefined
     assert Count(3, 4)+Count(0, 1)==Count(3, 5) and (Count(3, 4)+Count(0, 1)).accuracy==.6
 
 def test_worked_example_of_f1():
@@ -40,6 +41,38 @@ def test_worked_example_of_f1():
     assert count_right(preds, y).accuracy==.5 and macro_f1(preds, y, 3)==pytest.approx(.388889, abs=1e-6)
     assert f1_scores(preds, y, 3).tolist()==pytest.approx([2/3, 1/2, 0])
     assert macro_f1(torch.tensor([0,1]), torch.tensor([0,1]), 3)==pytest.approx(2/3)  # all right, and a class is absent
+
+def test_imbalance_of_many_and_of_losses():
+    "By hand: (largest - smallest) / sum of sizes, in any order; a modality that costs accuracy counts with its size"
+    for phi,want in ((.1,.3,.2), 1/3), ((.3,-.1), 1), ((-.1,.3,.1), .8), ((-.2,-.2), 0): assert imbalance_degree(dict(zip('abc', phi)))==pytest.approx(want)
+    batch = imbalance_degree(dict(a=torch.tensor([.6,.3,0]), b=torch.tensor([.2,-.1,0])))
+    assert batch[:2].tolist()==pytest.approx([.5,1]) and batch[2].isnan()
+
+def test_what_rounding_leaves_is_no_contribution():
+    "Each adds .1 before the other and takes .1 after it: nothing in sum, but 1e-17 in floating point"
+    phi = shapley({(): .1, ('a',): .1+.2, ('b',): .1+.2, ('a','b'): .1+.2-.2})
+    assert isnan(imbalance_degree(phi)) and isnan(imbalance_degree(dict(a=1e-17, b=-2e-17)))
+
+def test_an_estimate_without_a_value_says_so():
+    "No value: no interval. A value, and draws without one: the interval of the others"
+    def share(p): return p[0]/p[0]
+    none,some = (estimate(share, torch.tensor(x)[:,None], n_boot=200) for x in ([0.]*8, [1.]+[0]*7))
+    assert all(map(isnan, none)) and str(none)=='no value'
+    assert (some.value, some.low, some.high)==(1, 1, 1) and (bootstrap_means(torch.tensor([1.]+[0]*7)[:,None], 200)==0).any()
+    assert str(Count(0, 0))=='no samples' and str(Count(1, 2))=='50.0% (1 of 2)'
+
+@pytest.mark.parametrize('level', [.5, .9, .99])
+def test_the_level_of_an_interval(level):
+    "As many draws lie within as it says"
+    x = (torch.arange(500)%5==0).double()[:,None]
+    est,draws = estimate(lambda p: p[0], x, level=level),bootstrap_means(x)[:,0]
+    assert ((draws>=est.low)&(draws<=est.high)).float().mean().item()==pytest.approx(level, abs=.05)
+
+def test_average_precision_is_that_of_probabilities():
+    "The softmax over the classes ranks the samples of a class otherwise than the logits: of the first two, the second is surer of class 0"
+    logits,y = torch.tensor([[3.,3,0],[2,-2,-2],[0,1,0]]),torch.tensor([1,0,2])
+    for k in 0,1,2: assert average_precisions(logits.softmax(1), y)[k].item()==pytest.approx(average_precision_score(y==k, logits.softmax(1)[:,k]))
+    assert average_precisions(logits.softmax(1), y)[0]==1 and average_precisions(logits, y)[0]==.5
 
 @pytest.mark.parametrize('n,points', [(704,1.73), (2400,.94), (15446,.37)])
 def test_standard_error(n, points): assert 100*Count(round(.7*n), n).std_error==pytest.approx(points, abs=.005)
@@ -86,6 +119,8 @@ def test_bootstrap_is_paired():
     est = estimate(lambda p: p[0]-p[1], x)
     assert (est.value, est.low, est.high)==(0, 0, 0)
     assert bootstrap_means(x, 2000)[:,0].std().item()==pytest.approx(Count(67, 200).std_error, rel=.05)
+
+def test_no_accuracy_no_utilisation(): assert all(map(isnan, utilisation({(): 0., ('a',): .1, ('b',): 0., ('a','b'): 0.}).values()))
 
 def test_logits_or_classes():
     logits,y = torch.tensor([[1.,0],[0,1],[0,1]]),torch.tensor([0,1,0])

@@ -217,7 +217,33 @@ def test_mixed_targets():
 def test_other_targets_are_refused(y):
     with pytest.raises(ValueError, match='one class index per sample'): check_target(y, 3)
 
+@pytest.mark.parametrize('kwargs', [{}, dict(act='update'), dict(scores='ablation')])
+def test_permuted_modalities_have_permuted_coefficients(kwargs):
+    "The same model with its encoders, its inputs and the columns of its head in the other order"
+    learn,cb,other = learner(OGM(**kwargs)),OGM(**kwargs),learner(data=[(b, a, y) for a,b,y in items()])
+    model = deepcopy(learn.model)
+    other.model = FusionModel({m: model.encoders[m] for m in names[::-1]}, ConcatHead({m: 8 for m in names[::-1]}, 3))
+    with torch.no_grad():
+        other.model.head.fc.weight.copy_(model.head.fc.weight.roll(8, 1))
+        other.model.head.fc.bias.copy_(model.head.fc.bias)
+    fit(learn); fit(other, cbs=cb)
+    assert list(cb.coefs)==names[::-1] and min(cb.coefs['audio']+cb.coefs['image'])<.9
+    for m in names:
+        assert_close(torch.tensor(cb.coefs[m]), torch.tensor(learn.ogm.coefs[m]), rtol=1e-4, atol=1e-5)
+        assert_close(other.model.encoders[m][0].weight, learn.model.encoders[m][0].weight, rtol=1e-4, atol=1e-6)
+
+def test_degree_zero_is_plain_training_where_a_score_is_zero():
+    "The ratio is infinite then, and 0 times infinity is no number"
+    def sure(learn):
+        with torch.no_grad(): learn.model.head.fc.weight[:, 8:] *= 1e4
+        return learn
+    plain,cb = fit(sure(learner(bs=1, data=items()[:8])), lr=1e-6),OGM(alpha=0)
+    assert torch.equal(weights(fit(sure(learner(cb, bs=1, data=items()[:8])), lr=1e-6)), weights(plain))
+    assert float('inf') in cb.ratios['audio'] and set(cb.coefs['audio'])=={1.}
+
 # ---- columns
+def test_one_column(): assert list(fit(learner(OGM(columns='ratio'))).recorder.metric_names[3:-1])==['audio_ratio','image_ratio']
+
 def test_columns_of_the_recorder(tmp_path):
     learn = learner([OGMGE(), CSVLogger(tmp_path/'log.csv')], metrics=accuracy)
     fit(learn, 2)

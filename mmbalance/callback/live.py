@@ -16,8 +16,8 @@ from fastai.callback.core import Callback
 from fastai.learner import Metric, Recorder, ValueMetric
 from fastai.torch_core import get_model
 from ..core import listed, plain
-from .core import UnimodalAccuracy
-from ..metrics import Count, HeadTap, ablate, behind_cleaning, confusion, count_right, mean_ap
+from .core import UnimodalAccuracy, check_model, of_modality
+from ..metrics import Count, HeadTap, ablate, behind_cleaning, check_classes, confusion, count_right, mean_ap
 
 # %% ../../nbs/callback/05_live.ipynb #29bbe16c
 class AblatedAccuracy(Callback):
@@ -30,7 +30,7 @@ class AblatedAccuracy(Callback):
         self.at,self.order = at,UnimodalAccuracy.order+(1 if at=='features' else 2)  # a pass through the model comes after all who look at the head
 
     def before_validate(self):
-        self.mm = get_model(self.model)
+        self.mm = check_model(get_model(self.model))
         self.tap = HeadTap(self.mm.head, self.mm.encoders)
         self.counts = {m: Count(0, 0) for m in self.mm.encoders}
 
@@ -55,7 +55,10 @@ class AblatedAccuracy(Callback):
         if getattr(self, 'tap', None): self.tap.remove()
         self.mm = self.tap = None
 
-    def accuracy(self, m): return self.counts[m].accuracy if getattr(self, 'counts', None) else None
+    def accuracy(self, m):
+        n = of_modality(getattr(self, 'counts', None), m)
+        return n.accuracy if n.total else None
+
     def metrics(self,
         names # Names of the modalities
     )->list: # One metric per modality, for `Learner(metrics=...)`
@@ -85,6 +88,7 @@ class MeanAP(Metric):
     "Mean average precision over the classes that occur, one class against all others"
     def reset(self): self.scores,self.ys = [],[]
     def accumulate(self, learn):
+        check_classes(plain(learn.pred).argmax(-1), plain(learn.y))
         self.scores.append(plain(learn.pred).float().softmax(-1).cpu()); self.ys.append(plain(learn.y).cpu())
 
     @property
@@ -100,7 +104,7 @@ def accuracy_curves(
     names # Names of the modalities
 )->dict: # Name of the metric -> its values by epoch
     "What the recorder knows of the model (`accuracy`), and of each modality (`audio_accuracy`, `audio_alone`)"
-    cols = dict(zip(recorder.metric_names[1:], zip(*recorder.values)))
+    cols = dict(zip(getattr(recorder, 'metric_names', [None])[1:], zip(*getattr(recorder, 'values', []))))  # neither is there before a fit
     found = [o for m in names for o in (f'{m}_accuracy', f'{m}_alone') if o in cols]
     if not found: raise ValueError(f'Nothing was recorded of {", ".join(names)} ({", ".join(cols) or "no epoch"}); train with the metrics of '
         '`UnimodalAccuracy` (`fusion_learner` adds them) or of `AblatedAccuracy`')
@@ -111,22 +115,33 @@ def _modulation(learn):
     return next((o for o in learn.cbs if any(getattr(o, 'ratios', {}).values()) and hasattr(o, 'coefs')), None)
 
 # %% ../../nbs/callback/05_live.ipynb #a3f6185c
+def _curves(learn):
+    "Names of the modalities, and their accuracies; none where a callback modulates and nothing else was recorded"
+    names = list(get_model(learn.model).encoders)
+    try: return names,accuracy_curves(learn.recorder, names)
+    except ValueError:
+        if _modulation(learn) is None: raise
+        return names,{}
+
+def _n_axes(learn): return bool(_curves(learn)[1]) + 2*bool(_modulation(learn))
+
 def _smooth(x, n): return torch.tensor([x[0]]*(n-1)+list(x)).unfold(0, n, 1).mean(1)
 
 def draw_balance(
     learn, # After an epoch or more
-    axs, # One axes, or three where a callback modulates
+    axs, # One axes for the accuracies, where they were recorded, and two more where a callback modulates
     n:int=20 # Steps to average ratio and coefficient over
 ):
     "Accuracies over the epochs, then ratio and coefficient over the steps"
-    names,cb = list(get_model(learn.model).encoders),_modulation(learn)
+    (names,curves),cb = _curves(learn),_modulation(learn)
     style = {m: dict(color=_colors[i%4], ls=_styles[i%4]) for i,m in enumerate(names)}
-    for k,v in accuracy_curves(learn.recorder, names).items():
+    for k,v in curves.items():
         m = k.removesuffix('_accuracy').removesuffix('_alone')
         axs[0].plot(range(1, len(v)+1), v, label=k, marker='x' if k.endswith('_alone') else '.', **style.get(m, dict(color='#444444', lw=2)))
-    axs[0].set(title='on the validation data', xlabel='epoch', ylim=(0,1.02))
-    axs[0].xaxis.get_major_locator().set_params(integer=True)
-    for ax,record,title in zip(axs[1:], (cb.ratios, cb.coefs) if cb else (), ('discrepancy ratio', 'modulation coefficient')):
+    if curves:
+        axs[0].set(title='on the validation data', xlabel='epoch', ylim=(0,1.02))
+        axs[0].xaxis.get_major_locator().set_params(integer=True)
+    for ax,record,title in zip(axs[bool(curves):], (cb.ratios, cb.coefs) if cb else (), ('discrepancy ratio', 'modulation coefficient')):
         for m,o in record.items(): ax.plot(_smooth(o, n), label=m, **style[m])
         ax.axhline(1, color='grey', lw=.5)
         ax.set(title=title, xlabel=f'step (mean of {n})')
@@ -142,7 +157,7 @@ def plot_balance(self:Recorder,
     n:int=20 # Steps to average ratio and coefficient over
 ): # The axes
     "Accuracy of each modality over the epochs, and ratio and coefficients where they are modulated"
-    axs = _axes(3 if _modulation(self.learn) else 1)[1][0]
+    axs = _axes(_n_axes(self.learn))[1][0]
     draw_balance(self.learn, axs, n)
     return axs
 
@@ -161,7 +176,7 @@ class ShowBalance(Callback):
     def after_epoch(self):
         "Draw anew; outside a notebook only `self.fig` is kept"
         from matplotlib.pyplot import close
-        if self.fig is None: self.fig,_ = _axes(3 if _modulation(self.learn) else 1)
+        if self.fig is None or len(self.fig.axes)!=_n_axes(self.learn): self.fig,_ = _axes(_n_axes(self.learn))
         for ax in self.fig.axes: ax.clear()
         draw_balance(self.learn, self.fig.axes, self.n)
         close(self.fig)  # shown once, here

@@ -47,7 +47,7 @@ def modulation_coef(
     alpha:float # Degree of modulation, at least 0
 )->Tensor: # In [0,1]; 1 unless the modality is ahead
     "How much of its gradient a modality keeps (eq. 10)"
-    return torch.where(ratio>1, 1-torch.tanh(alpha*ratio), torch.ones_like(ratio))
+    return torch.where(ratio>1, 1-torch.tanh((alpha*ratio).nan_to_num()), torch.ones_like(ratio))  # 0*inf is 0 here
 
 # %% ../../nbs/callback/01_ogm_ge.ipynb #c8cbbbd6
 def mixed_target(
@@ -105,10 +105,11 @@ class OGMGE(BalanceCallback):
         act:str='gradient', # Scale the 'gradient' (as in the paper) or the 'update' that the optimiser makes of it?
         pairwise:bool=False, # With three modalities or more: the mean of pairwise ratios?
         noise:Callable=NormalNoise, # Makes the source of noise from a `seed`; `PoolNoise` is cheaper on a CPU
-        columns:tuple=('ratio','coef') # Columns of the recorder for each modality, of 'score', 'ratio', 'coef'
+        columns:str|tuple=('ratio','coef') # Columns of the recorder for each modality, of 'score', 'ratio', 'coef'
     ):
         if alpha<0: raise ValueError(f'`alpha` is {alpha}, but the degree of modulation is at least 0; the authors take .8 for CREMA-D and .1 for VGGSound')
         if act not in ('gradient','update'): raise ValueError(f"`act` is {act!r}; take 'gradient' or 'update'")
+        columns = tuple(L(columns))
         if bad := set(columns)-{'score','ratio','coef'}: raise ValueError(f"`columns` has {listed(bad)}; take of 'score', 'ratio', 'coef'")
         check_window(start, end)
         self.alpha,self.enhance,self.start,self.end,self.params,self.scores = alpha,enhance,start,end,params,scores
