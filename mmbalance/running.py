@@ -31,9 +31,10 @@ def move_mean_(
     share:Tensor|Callable # Share of the new one; or what gives it, called with the mean distance of both
 )->Tensor: # `W`
     "Move `W` towards `left right`"
-    if callable(share) and W.numel()<=2**20:  # the difference is small enough to be made once and used twice
-        change = torch.addmm(W, left, right, beta=-1)
-        return W.addcmul_(change, share(change.abs().mean()))
+    if callable(share) and W.numel()<=2**22:  # the product is small enough to be made once and used twice
+        new = left@right
+        total = sum((w-o).abs_().sum() for w,o in zip(pieces(W, 2**19), pieces(new, 2**19)))
+        return W.lerp_(new, share(total/W.numel()))
     eta = share(mean_distance(W, left, right)) if callable(share) else share
     return W.mul_(1-eta).addmm_(left, (eta*right).to(right.dtype))
 
