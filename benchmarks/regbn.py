@@ -155,7 +155,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--official'); p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--threads', type=int, default=2); p.add_argument('--repeats', type=int, default=20); p.add_argument('--out', default=Path(__file__).with_suffix('.csv'))
-    p.add_argument('--dense', action='store_true', help='the dense closed form of the last row, too: 15 GB of memory')
+    p.add_argument('--dense', action='store_true', help='the dense closed form of the last row, too: 6 GB of memory')
     a = p.parse_args()
     torch.set_num_threads(a.threads); torch.manual_seed(0)
     for kind in ('ours','dense') if a.dense else ('ours',): print(f'peak memory of the last row, {kind}: {peak(kind, a.device):.2f} GB', flush=True)  # first: a process starts with its parent's peak
@@ -164,7 +164,7 @@ def main():
         big = math.prod(f_shape)*math.prod(g_shape)>large
         layers = candidates(f_shape, g_shape, a.device, a.official, a.dense)
         for backward in False, True:
-            res = compare(layers, batch, f_shape, g_shape, a.device, backward, 7 if big else a.repeats)
+            res = compare(layers, batch, f_shape, g_shape, a.device, backward, 15 if big else a.repeats)
             table += [dict(batch=batch, f='x'.join(map(str, f_shape)), g='x'.join(map(str, g_shape)), backward=backward, layer=k,
                 ms=f'{v*1e3:.3g}', times_ours=f'{v/res["ours"]:.3g}') for k,v in res.items()]
             for o in table[-len(res):]: print(*o.values(), sep='\t', flush=True)

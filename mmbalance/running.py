@@ -20,8 +20,9 @@ def mean_distance(
     right:Tensor # (k, n)
 )->Tensor: # One number
     "Mean of the absolute entries of `W - left right`, in pieces"
-    parts = pieces(W, 2**20)
-    return torch.stack([torch.addmm(w, x, right, beta=-1).abs_().sum() for w,x in zip(parts, left.split(len(parts[0])))]).sum()/W.numel()
+    parts = pieces(W, 2**19)
+    new = torch.empty_like(parts[0])  # for all pieces the same memory
+    return sum(torch.mm(x, right, out=new[:len(w)]).sub_(w).abs_().sum() for w,x in zip(parts, left.split(len(parts[0]))))/W.numel()
 
 # %% ../nbs/01_running.ipynb #49b343d7
 def move_mean_(
@@ -31,10 +32,9 @@ def move_mean_(
     share:Tensor|Callable # Share of the new one; or what gives it, called with the mean distance of both
 )->Tensor: # `W`
     "Move `W` towards `left right`"
-    if callable(share) and W.numel()<=2**22:  # the product is small enough to be made once and used twice
-        new = left@right
-        total = sum((w-o).abs_().sum() for w,o in zip(pieces(W, 2**19), pieces(new, 2**19)))
-        return W.lerp_(new, share(total/W.numel()))
+    if callable(share) and W.numel()<=2**20:  # the difference is small enough to be made once and used twice
+        change = torch.addmm(W, left, right, beta=-1)
+        return W.addcmul_(change, share(change.abs().mean()))
     eta = share(mean_distance(W, left, right)) if callable(share) else share
     return W.mul_(1-eta).addmm_(left, (eta*right).to(right.dtype))
 
