@@ -1,10 +1,11 @@
 """What RegBN costs: `python benchmarks/regbn.py [--official PATH] [--device cuda] [--threads 2] [--dense]`
 
 Every comparison is inside one run: the candidates take turns, and the medians are compared. `svd` is a plain version
-of our own (thin singular value decomposition, bisection, dense projection). `floor` does only what no exact layer can
-leave out, forward: each product, decomposition and norm once, with no root, no rule and no check. The last row, whose dense projection has
-629 million entries, is compared with our own dense closed form (`dense`). With `--official PATH`, the path of a user's
-clone of the published module, that is timed too; it runs on a GPU only. Each line is printed as it is measured."""
+of our own (thin singular value decomposition, bisection, dense projection). `floor` does only what a layer built
+this way cannot leave out, forward: each product, decomposition and norm once, with no root, no rule and no check. The
+last row, whose dense projection has 629 million entries, is compared with our own dense closed form (`dense`). With
+`--official PATH`, the path of a user's clone of the published module, that is timed too; it runs on a GPU only. Each
+line is printed as it is measured."""
 import argparse, csv, importlib.util, math, random, resource, subprocess, sys, time
 from pathlib import Path
 from statistics import median
