@@ -1,9 +1,11 @@
 """What RegBN costs: `python benchmarks/regbn.py [--official PATH] [--device cuda] [--threads 2] [--dense]`
 
 Every comparison is inside one run: the candidates take turns, and the medians are compared. `svd` is a plain version
-of our own (thin singular value decomposition, bisection, dense projection). The last row, whose dense projection has
-629 million entries, is compared with our own dense closed form (`dense`). With `--official PATH`, the path of a user's
-clone of the published module, that is timed too; it runs on a GPU only. Each line is printed as it is measured."""
+of our own (thin singular value decomposition, bisection, dense projection). `floor` does only what a layer built
+this way cannot leave out, forward: each product, decomposition and norm once, with no root, no rule and no check. The
+last row, whose dense projection has 629 million entries, is compared with our own dense closed form (`dense`). With
+`--official PATH`, the path of a user's clone of the published module, that is timed too; it runs on a GPU only. Each
+line is printed as it is measured."""
 import argparse, csv, importlib.util, math, random, resource, subprocess, sys, time
 from pathlib import Path
 from statistics import median
@@ -40,6 +42,33 @@ class SVDRegBN(nn.Module):
             self.W.lerp_(W, .02*(self.moments[0]/.1/(self.moments[1]/.01).sqrt()).clamp(max=1).item())
         return F.layer_norm((x-z@W).view_as(f), f.shape[1:]), F.layer_norm(g, g.shape[1:])
 
+class Floor(nn.Module):
+    "The matrix products, decompositions and output norms of a forward pass, and nothing else; its result is of no use"
+    def __init__(self, f_shape, g_shape, rank=32):
+        super().__init__()
+        n,m = math.prod(f_shape),math.prod(g_shape)
+        self.dense = m*n<=large
+        for k,size in (dict(W=(m, n)) if self.dense else dict(left=(m, rank), right=(rank, n))).items(): self.register_buffer(k, torch.zeros(size))
+
+    @torch.no_grad()
+    def forward(self, f, g):
+        x,z = f.flatten(1),g.flatten(1)
+        K = z.double()
+        K = K@K.mT
+        torch.linalg.eigvalsh(K)
+        new = torch.cholesky_inverse(torch.linalg.cholesky_ex(K)[0]).to(x.dtype)@x
+        if self.dense: self.W.lerp_(z.mT@new, .02)
+        else: self.move(z.mT, new)
+        return F.layer_norm(new.view_as(f), f.shape[1:]), F.layer_norm(g, g.shape[1:])
+
+    def move(self, left, right):
+        "The inner products of old and new factors, two decompositions, and the new factors"
+        self.left.mT@self.left, self.left.mT@left, self.right@self.right.mT, self.right@right.mT, right@right.mT
+        rank = len(self.right)
+        H = torch.rand(2, rank+len(right), rank+len(right), dtype=torch.float64, device=left.device)
+        Q = torch.linalg.eigh(H)[1][0,:,:rank].to(left.dtype)  # of any symmetric matrices of that size
+        self.left,self.right = (self.left@Q[:rank]).addmm_(left, Q[rank:]),(Q[:rank].mT@self.right).addmm_(Q[rank:].mT, right)
+
 def published(path, f_shape, g_shape):
     "The published module from a user's clone, called as its README says"
     spec = importlib.util.spec_from_file_location('published_regbn', Path(path)/'RegBN.py' if Path(path).is_dir() else path)
@@ -50,7 +79,7 @@ def published(path, f_shape, g_shape):
 
 def candidates(f_shape, g_shape, device, official=None, dense=False):
     n,m = math.prod(f_shape),math.prod(g_shape)
-    res = dict(ours=RegBN(f_shape, g_shape).to(device).train())
+    res = dict(ours=RegBN(f_shape, g_shape).to(device).train(), floor=Floor(f_shape, g_shape).to(device))
     if m*n>large: return res | (dict(dense=RegBN(f_shape, g_shape, rank=0).to(device).train()) if dense else {})
     res |= dict(fixed=RegBN(f_shape, g_shape, adaptive=False).to(device).train(), low_rank=RegBN(f_shape, g_shape, rank=32).to(device).train(), svd=SVDRegBN(f_shape, g_shape).to(device).train())
     if official: res['published'] = published(official, f_shape, g_shape)
@@ -67,6 +96,7 @@ def seconds(layer, f, g, backward):
 
 def compare(layers, batch, f_shape, g_shape, device, backward, repeats):
     "Median seconds of each layer; they take turns, in an order drawn anew for each round"
+    if backward: layers = {k: o for k,o in layers.items() if not isinstance(o, Floor)}
     f,g = (torch.randn(batch, *o, device=device, requires_grad=backward) for o in (f_shape, g_shape))
     times = {k: [] for k in layers}
     for i in range(repeats+2):
@@ -126,7 +156,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--official'); p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--threads', type=int, default=2); p.add_argument('--repeats', type=int, default=20); p.add_argument('--out', default=Path(__file__).with_suffix('.csv'))
-    p.add_argument('--dense', action='store_true', help='the dense closed form of the last row, too: 15 GB of memory')
+    p.add_argument('--dense', action='store_true', help='the dense closed form of the last row, too: 6 GB of memory')
     a = p.parse_args()
     torch.set_num_threads(a.threads); torch.manual_seed(0)
     for kind in ('ours','dense') if a.dense else ('ours',): print(f'peak memory of the last row, {kind}: {peak(kind, a.device):.2f} GB', flush=True)  # first: a process starts with its parent's peak
@@ -135,7 +165,7 @@ def main():
         big = math.prod(f_shape)*math.prod(g_shape)>large
         layers = candidates(f_shape, g_shape, a.device, a.official, a.dense)
         for backward in False, True:
-            res = compare(layers, batch, f_shape, g_shape, a.device, backward, 7 if big else a.repeats)
+            res = compare(layers, batch, f_shape, g_shape, a.device, backward, 15 if big else a.repeats)
             table += [dict(batch=batch, f='x'.join(map(str, f_shape)), g='x'.join(map(str, g_shape)), backward=backward, layer=k,
                 ms=f'{v*1e3:.3g}', times_ours=f'{v/res["ours"]:.3g}') for k,v in res.items()]
             for o in table[-len(res):]: print(*o.values(), sep='\t', flush=True)

@@ -22,7 +22,7 @@ class _Gram(torch.autograd.Function):
     def forward(ctx, x, dtype):
         ctx.save_for_backward(x)
         K = x.new_zeros(len(x), len(x), dtype=dtype)
-        for o in (pieces(x.mT, 2**16) if x.dtype!=dtype else [x.mT]): K.addmm_((o := o.to(dtype)).mT, o)
+        for o in (pieces(x.mT, 2**18) if x.dtype!=dtype else [x.mT]): K.addmm_((o := o.to(dtype)).mT, o)
         return K
     @staticmethod
     def backward(ctx, grad):
@@ -68,25 +68,25 @@ def newton_root(
     "The `lam` where the sum of `(a/(b+lam))²` is 1, approached from the left"
     gap = b[...,-1]-a[...,-1]
     for _ in range(steps):
-        inv = 1/(b+lam[...,None])
+        inv = (b+lam[...,None]).reciprocal()
         term = (a*inv).square()
         short = (lam+gap)*inv[...,-1]  # 1 less the largest ratio
-        excess = term[...,:-1].sum(-1) - short*(2-short)  # the sum less 1, without cancellation
-        size = excess+1
-        lam = lam + (excess*size/((size.sqrt()+1)*torch.linalg.vecdot(term, inv))).clamp(min=0)
+        excess = term[...,:-1].sum(-1) - short*(2.-short)  # the sum less 1, without cancellation
+        size = excess+1.
+        lam = torch.addcdiv(lam, excess*size, (size.sqrt()+1.)*torch.linalg.vecdot(term, inv))
     return lam
 
 # %% ../nbs/01_ridge.ipynb #a143ab7e
 def fit_multiplier(
     spec:Spectrum, # Spectrum of g
-    steps:int=10 # Newton steps
+    steps:int=8 # Newton steps
 )->tuple[Tensor,Tensor]: # Ridge coefficient (1 where there is no root), and whether there is a root
     "The published constraint: the matrix that maps `f` to its fit has Frobenius norm 1; `f` does not occur in it"
     eigs,kept,shrunk = spec
     top,found = eigs[...,-1:],kept.sum(-1)>=2
     a,b = shrunk*eigs.sqrt()/top,shrunk.square()/top
     e,count = b*kept,torch.arange(eigs.shape[-1], 0, -1, dtype=eigs.dtype, device=eigs.device)
-    start = torch.maximum((e*(count.sqrt()-1)).amax(-1), .4*e[...,-2:][...,0]**(2/3))
+    start = torch.maximum(e*(count.sqrt()-1), .4*((count-1)*e.square())**(1/3)).amax(-1)
     return torch.where(found, newton_root(a, b, start, steps)*top[...,0], 1.), found
 
 # %% ../nbs/01_ridge.ipynb #5ddde595

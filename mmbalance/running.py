@@ -20,8 +20,9 @@ def mean_distance(
     right:Tensor # (k, n)
 )->Tensor: # One number
     "Mean of the absolute entries of `W - left right`, in pieces"
-    parts = pieces(W, 2**20)
-    return torch.stack([torch.addmm(w, x, right, beta=-1).abs_().sum() for w,x in zip(parts, left.split(len(parts[0])))]).sum()/W.numel()
+    parts = pieces(W, 2**19)
+    new = torch.empty_like(parts[0])  # for all pieces the same memory
+    return sum(torch.mm(x, right, out=new[:len(w)]).sub_(w).abs_().sum() for w,x in zip(parts, left.split(len(parts[0]))))/W.numel()
 
 # %% ../nbs/01_running.ipynb #49b343d7
 def move_mean_(

@@ -20,6 +20,10 @@ from ..running import low_rank_mean, move_mean_
 # %% ../../nbs/layers/02_regbn.ipynb #22c68844
 def _shape(size): return (size,) if isinstance(size, int) else tuple(size)
 
+def _where(good, x, other):
+    "`torch.where`; on a CPU, where `good` is at hand, without the copy of a good batch"
+    return x if x.device.type=='cpu' and not torch.compiler.is_compiling() and good else torch.where(good, x, other)
+
 class RegBN(nn.Module):
     "Remove from `f` what `g` linearly explains (https://arxiv.org/abs/2310.00641)"
     def __init__(self,
@@ -93,15 +97,15 @@ class RegBN(nn.Module):
         gather,own = (gather_batch,own_part) if self.sync else (lambda x: x,)*2
         all_f,all_g = gather(f),gather(g)
         finite = (all_f.norm()+all_g.norm()).isfinite()  # no NaN, no inf, and nothing beyond 1e19
-        all_f,all_g = torch.where(finite, all_f, 0),torch.where(finite, all_g, 0)
+        all_f,all_g = _where(finite, all_f, 0),_where(finite, all_g, 0)
         norm_f,norm_g,stats = self._normalize(all_f, all_g, fit=True)
         W = ridge_projection(norm_f.flatten(1), norm_g.flatten(1), self.constraint, self.sigma_thr, self.sigma_min, self.implicit)
         used = finite & W.found
         self._learn(W, stats, finite, used)
         if self.norm_f is None or self.consistent: rest = own(W.rest())
         else: rest = f.flatten(1) - W.fit(own(all_g).flatten(1))  # published: fitted to normalised features, applied to raw ones
-        whole = torch.where(finite, own(W.f).view(f.shape), f) if self.consistent else f  # a NaN stays where it came
-        return torch.where(used, rest.view(f.shape), whole)
+        whole = _where(finite, own(W.f).view(f.shape), f) if self.consistent else f  # a NaN stays where it came
+        return _where(used, rest.view(f.shape), whole)
 
     @torch.no_grad()
     def _learn(self, W, stats, finite, used):
