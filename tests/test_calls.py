@@ -16,12 +16,14 @@ from fastai.data.transforms import ColReader, ColSplitter, EndSplitter, Normaliz
 from fastai.interpret import ClassificationInterpretation, Interpretation
 from fastai.learner import load_learner
 from fastai.metrics import accuracy, accuracy_multi, mse
-from fastai.torch_core import set_seed, tensor
+from fastai.torch_core import TensorImage, set_seed, tensor
 from fastai.vision.augment import Flip, RandomCrop, Resize, aug_transforms
 from fastai.vision.data import ImageBlock
+from fastcore.basics import noop
 from mmbalance.callback.mixup import MultimodalCutMix, MultimodalMixUp
 from mmbalance.callback.ogm_ge import OGMGE
-from mmbalance.data.audio import AudioBlock, MelSpecBlock, SpecBlock
+from mmbalance.core import plain
+from mmbalance.data.audio import AudioBlock, LoadAudio, MelSpecBlock, SpecBlock, ToMelSpec
 from mmbalance.data.av_digits import GreyImageBlock
 from mmbalance.data.core import TensorAudio, TensorSpec
 from mmbalance.data.pairs import MultimodalDataBlock
@@ -31,6 +33,7 @@ from mmbalance.layers.heads import GatedHead
 from mmbalance.learner import create_encoder, fusion_learner, load_model, save_model
 from mmbalance.loaders import MultimodalDataLoaders
 from mmbalance.media import write_video
+from torch.overrides import handle_torch_function, has_torch_function_unary
 from torchvision.models import resnet18
 
 torch.set_num_threads(1)
@@ -324,6 +327,70 @@ def test_workers(case):
         for o,p in zip(x, y): assert type(o) is type(p) and torch.equal(o, p)
     assert two[0][0].wave.sr==8000
     with case.learn.no_bar(): case.learn.fit(1, cbs=[])
+
+def same(a, b):
+    "Types, values and attributes, of what a tensor holds, too"
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(plain(a), plain(b)) and vars(a).keys()==vars(b).keys()
+        for k in vars(a): same(vars(a)[k], vars(b)[k])
+    elif isinstance(a, (tuple, list)):
+        assert len(a)==len(b)
+        for x,y in zip(a, b): same(x, y)
+    else: assert a==b
+    return True
+
+@pytest.fixture
+def pinned(monkeypatch):
+    "Stands in for a GPU, so that torch's own code pins batches: a pinned tensor is a copy, and what was pinned is kept here"
+    kept = []
+    def pin_memory(self, device=None):
+        if has_torch_function_unary(self): return handle_torch_function(pin_memory, (self,), self)  # as torch's own does for subclasses
+        kept.append(torch.Tensor.clone(self))
+        return kept[-1]
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', pin_memory)
+    for k,v in dict(is_available=lambda: True, current_accelerator=lambda: torch.device('cpu'), current_device_index=lambda: 0, set_device_index=lambda i: None).items():
+        monkeypatch.setattr(torch.accelerator, k, v)
+    return kept
+
+def clip_of(row): return np.full((4,8,8,3), row.name, 'uint8')
+def two_of(row): return tensor([row.name, 1]),TensorImage(torch.full((3,4,4), row.name))
+mel = dict(sr=8000, n_mels=16)
+kinds = {  # inputs with their getters where these are no columns, and the target
+    'sound': (dict(audio=AudioBlock(sr=8000, length=.1)), {}, CategoryBlock, 'label'),
+    'spectrogram': (dict(audio=MelSpecBlock(length=.1, **mel)), {}, MultiCategoryBlock, 'tags'),
+    'spectrogram of an item': (dict(audio=TransformBlock(type_tfms=[LoadAudio(8000, .1), ToMelSpec(**mel)])), {}, CategoryBlock, 'label'),
+    'frames': (dict(frames=FramesBlock(2)), dict(frames=clip_of), RegressionBlock, 'value'),
+    'three': (dict(audio=MelSpecBlock(length=.1, **mel), image=ImageBlock, frames=FramesBlock(2)), dict(frames=clip_of), CategoryBlock, 'label'),
+    'tuple': (dict(audio=AudioBlock(sr=8000, length=.1), two=TransformBlock(type_tfms=two_of)), dict(two=noop), CategoryBlock, 'label')}
+
+@pytest.mark.parametrize('num_workers', [0,2])
+@pytest.mark.parametrize('kind', kinds)
+def test_pinning_keeps_batches_whole(data, pinned, kind, num_workers):
+    "torch's own pinning code, in its own thread where there are workers, with a stand-in for the GPU: types, values and attributes are those without it"
+    path,df = data
+    blocks,own,y,col = kinds[kind]
+    get_x = {m: own.get(m) or ColReader(m, pref=path) for m in blocks}
+    get_y = ColReader(col, label_delim=' ' if y is MultiCategoryBlock else None)
+    make = partial(MultimodalDataBlock(y=y, get_x=get_x, get_y=get_y, splitter=ColSplitter(), **blocks).dataloaders, df, bs=4, device='cpu')
+    want = [list(dl) for dl in (make(num_workers=0).valid, make(num_workers=0).valid.new(after_batch=noop))]
+    assert not pinned
+    dls = make(num_workers=num_workers, pin_memory=True)
+    got = list(dls.valid)
+    assert same(got, want[0]) and len(pinned)>=len(want[0])*(len(blocks)+1)
+    pinned.clear()
+    raw = list(dls.valid.new(after_batch=noop))  # what was pinned, as it was pinned
+    assert same(raw, want[1])
+    held = {o.data_ptr() for o in pinned}
+    for b in raw:
+        for o in tensors_of(b): assert o.data_ptr() in held
+    if kind=='sound': assert got[0][0].sr==8000
+    if kind.startswith('spectrogram'): assert isinstance(got[0][0], TensorSpec) and got[0][0].wave.shape==(4,1,800) and got[0][0].wave.sr==got[0][0].sr==8000
+
+def tensors_of(o):
+    "All tensors, those that a tensor holds, too"
+    if isinstance(o, torch.Tensor): return [o, *tensors_of(list(vars(o).values()))]
+    return [t for x in o for t in tensors_of(x)] if isinstance(o, (tuple, list)) else []
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='memory is pinned for a GPU')
 def test_pinned_memory(case):
