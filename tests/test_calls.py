@@ -28,6 +28,8 @@ from mmbalance.data.av_digits import GreyImageBlock
 from mmbalance.data.core import TensorAudio, TensorSpec
 from mmbalance.data.pairs import MultimodalDataBlock
 from mmbalance.data.video import FramesBlock
+from mmbalance.diagnose import diagnose, linear_probe
+from mmbalance.interpret import BalanceInterpretation
 from mmbalance.layers.encoders import ConvEncoder
 from mmbalance.layers.heads import GatedHead
 from mmbalance.learner import create_encoder, fusion_learner, load_model, save_model
@@ -209,6 +211,19 @@ def test_missing_within_a_batch(case):
 def test_missing_all(case):
     with pytest.raises(ValueError, match='audio, image'): case.learn.predict([None]*case.n)
 
+def test_predict_misspelt(case):
+    "A name that is no modality's is not taken for a missing one"
+    item = dict(zip(case.dls.modalities, inputs(case, 7)))
+    with pytest.raises(ValueError, match=f'There is no modality adio; the modalities are {", ".join(item)}, and audio did not come'):
+        case.learn.predict({{'audio': 'adio'}.get(m, m): o for m,o in item.items()})
+    assert torch.equal(case.learn.predict(item | dict(label='low'))[2], case.learn.predict(item)[2])  # nothing lacks, so a row with more columns will do
+
+def test_predict_one_file_of_several(case):
+    for fn,why in zip(inputs(case, 7), ('cannot identify image file','cannot be read as audio')):
+        for o in fn, str(fn):
+            with pytest.raises(ValueError, match=rf'{fn.name}.*{why}.* One file came for {", ".join(case.dls.modalities)}.*pass one for each: \({", ".join(case.dls.modalities)}\)'): case.learn.predict(o)
+    with pytest.raises(ValueError, match=f'A tuple of 1 came, and the inputs are {", ".join(case.dls.modalities)}; pass them in this order, None for one that is missing'): case.learn.predict(inputs(case, 7)[:1])
+
 def test_validate(case):
     loss,acc,*uni = case.learn.validate()
     assert len(uni)==case.n and 0<=acc<=1
@@ -246,6 +261,21 @@ def test_export(case, monkeypatch):
     assert torch.equal(learn.predict(case.df.iloc[7])[2], want)
     learn.predict((item[0], None, *item[2:]))
     assert torch.equal(learn.get_preds(dl=learn.dls.test_dl(case.df.iloc[[7]]))[0][0], want)
+
+def test_diagnose_exported(case, monkeypatch):
+    "The probes cannot be fitted without training data; what the error offers works"
+    monkeypatch.setattr('fastai.learner.warn', lambda *args: None)  # that pickle is not safe
+    want = diagnose(case.learn)
+    case.learn.export('learn.pkl')
+    learn = load_learner(case.path/'learn.pkl')
+    for kwargs in dict(), dict(dl=case.dls.valid):
+        for f in diagnose, linear_probe:
+            with pytest.raises(ValueError, match=r'probes are fitted to the training data.*exported.*`learn.dls = dls`.*`BalanceInterpretation.from_learner\(learn, dl=dl\)`'): f(learn, **kwargs)
+    dl = learn.dls.test_dl(case.df.iloc[3::4], with_labels=True)
+    assert BalanceInterpretation.from_learner(learn, dl=dl).count()==want.joint
+    with pytest.raises(ValueError, match='There is no sample in the data.*exported.*`dl='): BalanceInterpretation.from_learner(learn)
+    learn.dls = case.dls
+    assert diagnose(learn).table.equals(want.table)
 
 @pytest.mark.filterwarnings('ignore:.*numpy.core is deprecated')  # torch and fastai, in checkpoints
 def test_save_load(case):
@@ -510,6 +540,13 @@ def test_safe_weights_of_partial(data):
     learn = fusion_learner(dls, dict(audio=small, image=small), path=path)
     b = dls.valid.one_batch()
     with torch.no_grad(): assert torch.equal(load_model(save_model(learn, path/'partial'))(*b[:2]), learn.model.eval()(*b[:2]))
+
+def test_safe_weights_that_are_not_there(data):
+    path,df = data
+    fn = save_model(fusion_learner(block(path).dataloaders(df, bs=4, num_workers=0), dict(audio=small, image=small), path=path), path/'there')
+    with pytest.raises(FileNotFoundError, match=r'There is no .*none\.json.*`save_model` writes .*none\.safetensors.* check the path'): load_model(path/'none')
+    fn.unlink()
+    with pytest.raises(FileNotFoundError, match=r'There is no .*there\.safetensors.*`save_model` writes'): load_model(fn)
 
 class small_class(ConvEncoder):
     def __init__(self, c_in): super().__init__(c_in, (4,8))

@@ -132,6 +132,15 @@ def test_all_make_the_same(table, name, monkeypatch):
     learn.export('factory.pkl')
     assert torch.equal(load_learner(path/'factory.pkl').predict(item)[2], want)
 
+@pytest.mark.parametrize('name', ['from_df','from_csv','from_folder','from_path_func'])
+def test_predict_by_name(table, name):
+    "Whichever factory: a modality may be None or left out, and a name that is none's is said"
+    path,df = table
+    learn = learner(made_by(name, path, df), path=path)
+    image = path/df.image[0]
+    assert torch.equal(learn.predict(dict(image=image))[2], learn.predict(dict(image=image, audio=None))[2])
+    with pytest.raises(ValueError, match='There is no modality adio; the modalities are audio, image, and audio did not come'): learn.predict(dict(adio=path/df.sound[0], image=image))
+
 def test_from_folder_leaves_other_folders_out(table):
     path,df = table
     one = MultimodalDataLoaders.from_folder(path, pairs, dict(audio='.wav', image='.png'), train='low', valid='mid', bs=2, num_workers=0)
