@@ -19,9 +19,8 @@ from fastai.data.transforms import ColReader, Normalize
 from fastai.vision.augment import FlipItem, RandomResizedCrop
 from fastai.vision.core import imagenet_stats
 from ..core import listed
-from ..media import video_extensions, write_video
+from ..media import audio_extensions, picture_extensions, video_extensions, write_video
 from ..data.pairs import MultimodalDataBlock, MultimodalDataLoaders
-from ..data.video import picture_extensions
 from ..splits import hold_out
 
 # %% ../../nbs/datasets/00_core.ipynb #f263c8a3
@@ -70,7 +69,6 @@ def list_files(
     return [folder/o for o in names]
 
 # %% ../../nbs/datasets/00_core.ipynb #d469993a
-audio_extensions = set('.flac .mp3 .ogg .wav'.split())
 sources = dict(audio=('audio','prepared audio','video'), frames=('prepared frames','frames','video'))  # where a modality is taken from, best first
 
 def kind_of(name):
