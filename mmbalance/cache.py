@@ -117,7 +117,7 @@ class ArrayCache:
     def array(self, fn, settings, make, anew=False):
         "The array of a file: open, or on disk, or made"
         key = os.fspath(fn),settings
-        try: state = [(o := os.stat(fn)).st_size, o.st_mtime_ns]
+        try: state = _state(fn)
         except FileNotFoundError: make(); raise  # `make` says it better
         res = None if anew else self.arrays.get(key)
         if res is not None and res.meta['state']==state: return res
@@ -164,6 +164,16 @@ def _current(name, state):
         if getattr(e, 'errno', None)==EMFILE: raise  # it may be whole all the same
         return
     return res if res.meta.get('state')==state else None
+
+# %% ../nbs/00_cache.ipynb #f54e154a
+def _state(fn):
+    "Size and time of a file, or of the one that a path such as `a.mp4#t=2,7` means a part of"
+    try: o = os.stat(fn)
+    except FileNotFoundError:
+        file,sep,_ = os.fspath(fn).partition('#t=')
+        if not sep: raise
+        o = os.stat(file)
+    return [o.st_size, o.st_mtime_ns]
 
 # %% ../nbs/00_cache.ipynb #e4b8665c
 class _InMemory:

@@ -59,6 +59,8 @@ def fit_probe(
 # %% ../nbs/07_diagnose.ipynb #5264867e
 def training_pass(learn):
     "Features of the training data, as validation would see them: in order, without augmentation"
+    if not len(learn.dls.train.dataset): raise ValueError('The probes are fitted to the training data, and this learner has none, as one that was exported; give it its data back, `learn.dls = dls`, '
+        'or ask without probes: `BalanceInterpretation.from_learner(learn, dl=dl)`')
     as_valid = getattr(learn.dls.train.dataset, 'set_split_idx', None)
     with as_valid(1) if as_valid else nullcontext(): return FeaturePass(learn, learn.dls.train)
 
@@ -219,9 +221,9 @@ def diagnose(
     **kwargs # For `BalanceInterpretation.from_learner`: `at`, `by`
 )->Diagnosis:
     "Is a modality neglected, by how much, and what can be tried?"
-    interp = BalanceInterpretation.from_learner(learn, dl=dl, **kwargs)
+    probes,interp = fit_probes(learn, dl)[0],BalanceInterpretation.from_learner(learn, dl=dl, **kwargs)
     setup = dict(cbs=learn.cbs, head=get_model(learn.model).head, adam='adam' in str(getattr(learn.opt_func, 'func', learn.opt_func)).lower())
-    return Diagnosis(interp, fit_probes(learn, dl)[0], _accuracies(unimodal, list(interp.all)), margin, setup)
+    return Diagnosis(interp, probes, _accuracies(unimodal, list(interp.all)), margin, setup)
 
 # %% ../nbs/07_diagnose.ipynb #1b3e6440
 def unimodal_learner(

@@ -44,12 +44,38 @@ def check_columns(df, getters):
 # %% ../nbs/00_inputs.ipynb #626ba4ad
 class GetInput(ItemTransform):
     "Get one input from an item: by its getter, or directly where the item is a tuple or dict of inputs, or one file for all"
-    def __init__(self, get, i, name, items): self.get,self.i,self.name_,self.direct = mk_transform(get),i,name,_direct(items)
+    names = ()
+    def __init__(self,
+        get, # From an item to the input
+        i, # Its position in the batch
+        name, # Name of its modality; None or a number for a target
+        items, # Items of the source
+        names=() # Names of all modalities, in batch order
+    ): self.get,self.i,self.name_,self.direct,self.names = mk_transform(get),i,name,_direct(items),list(names)
+
     @property
     def name(self): return self.get.name
     def __call__(self, o, **kwargs):
-        if not isinstance(o, self.direct): return self.get(o, **kwargs)
-        return o.get(self.name_) if isinstance(o, dict) else o[self.i] if isinstance(o, (tuple, list)) else o
+        if isinstance(o, self.direct): return self.by_name(o) if isinstance(o, dict) else self.by_place(o) if isinstance(o, (tuple, list)) else o
+        try: return self.get(o, **kwargs)
+        except KeyError as e:  # where the source has dicts by modality, too
+            if isinstance(o, dict) and self.name_ in self.names and e.args==(self.name_,): return self.by_name(o)
+            raise
+
+    def by_name(self, o):
+        if self.names and self.name_ in self.names and self.name_ not in o and (others := [k for k in o if k not in self.names]):
+            raise ValueError(f'There is no modality {listed(others)}; the modalities are {listed(self.names)}, and {listed(m for m in self.names if m not in o)} did not come. Use these names; leave out what is missing')
+        return o.get(self.name_)
+
+    def by_place(self, o):
+        if self.i<len(o): return o[self.i]
+        raise ValueError(f'A {type(o).__name__} of {len(o)} came, and the inputs are {listed(self.names)}; pass them in this order, None for one that is missing' + ', and the targets after them'*(self.i>=len(self.names)))
+
+    def one_for_all(self, o):
+        "What to try where one file that was given for several inputs could not be read"
+        if len(self.names)<2 or not isinstance(o, (str, Path)) or not isinstance(o, self.direct): return ''
+        return f'. One file came for {listed(self.names)}; unless it holds all of them, as a video can, pass one for each: ({listed(self.names)})'
+
     def decode(self, o, **kwargs): return o
 
 # %% ../nbs/00_inputs.ipynb #0a04c35a

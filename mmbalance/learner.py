@@ -206,12 +206,15 @@ def load_model(
     fname, # Path, as in `save_model`
     known=() # Classes of your own that the model is made of
 )->FusionModel: # In evaluation mode, on the CPU
-    "Build the model that `save_model` wrote; runs no pickle"
+    "Build the model that `save_model` wrote; runs no pickle; raises FileNotFoundError where it is not there"
     from safetensors.torch import load_model as load
-    r = json.loads(Path(fname).with_suffix('.json').read_text(encoding='utf-8'))
+    config,weights = (Path(fname).with_suffix(o) for o in ('.json','.safetensors'))
+    for o in config, weights:
+        if not o.is_file(): raise FileNotFoundError(f'There is no {o}; `save_model` writes {config.name} and {weights.name} side by side, so check the path, and that both were moved')
+    r = json.loads(config.read_text(encoding='utf-8'))
     encs = {m: create_encoder(from_spec(o['arch'], known), o['c_in']) for m,o in r['encoders'].items()}
     encs = {m: FramesEncoder(o) if r['encoders'][m]['frames'] else o for m,o in encs.items()}
     model = FusionModel(encs, from_spec(r['head']['make'], known)(r['head']['n_feats'], r['head']['n_out']))
     model.recipe = r
-    load(model, str(Path(fname).with_suffix('.safetensors')))
+    load(model, str(weights))
     return model.eval()

@@ -15,7 +15,7 @@ from pandas.api.types import is_float_dtype
 from fastcore.basics import noop, patch, setify
 from fastcore.foundation import L
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
-from fastai.data.transforms import ColReader, ColSplitter, GrandparentSplitter, RandomSplitter, get_files, parent_label
+from fastai.data.transforms import ColReader, ColSplitter, RandomSplitter, get_files, parent_label
 from .core import listed, match_names
 from .inputs import check_columns
 from .media import video_extensions
@@ -113,20 +113,18 @@ def group_files(
     return L(groups[o] for o in sorted(groups))
 
 # %% ../nbs/02_loaders.ipynb #bf8667d8
+def _file_of(o): return next(iter(o.values())) if isinstance(o, dict) else o
+def _folder_name(group): return parent_label(_file_of(group))  # files of a group lie side by side
+
 class _TrainValid:
-    "Splits samples by the folder that they lie in, below `path`"
+    "Splits files or groups of files by the folder that they lie in, below `path`"
     def __init__(self, path, *names): self.path,self.names = Path(path),names
     def __call__(self, items):
-        parts = [next(iter(o.values())).relative_to(self.path).parts[:-1] for o in items]
-        res = [L(i for i,o in enumerate(parts) if name in o) for name in self.names]
+        parts = [_file_of(o).relative_to(self.path).parts[:-1] for o in items]
+        part = [next((f for f in o if f in self.names), None) for o in parts]  # a class may be called `train`, too
+        res = [L(i for i,f in enumerate(part) if f==name) for name in self.names]
         if not all(res): raise ValueError(f'Below {self.path} there are samples in {listed(sorted({o[0] for o in parts if o}))}, but none in {listed(n for n,o in zip(self.names, res) if not o)}; name the folders with `train` and `valid`, or pass `valid_pct`')
         return res
-
-# %% ../nbs/02_loaders.ipynb #73cb35ab
-class _FirstFile:
-    "What `f` says of a group's first file"
-    def __init__(self, f, m): self.f,self.m = f,m
-    def __call__(self, group): return self.f(group[self.m])
 
 # %% ../nbs/02_loaders.ipynb #4838be7f
 @patch(cls_method=True)
@@ -142,20 +140,28 @@ def from_folder(cls:MultimodalDataLoaders,
     "From a folder per class; further arguments as in `from_items`"
     items = group_files(path, match_names(extensions, blocks, 'extensions'))
     split = dict(valid_pct=valid_pct) if valid_pct else dict(splitter=_TrainValid(path, train, valid))
-    return cls.from_items(items, path, blocks, {m: itemgetter(m) for m in blocks}, _FirstFile(parent_label, next(iter(blocks))), **split | kwargs)
+    return cls.from_items(items, path, blocks, {m: itemgetter(m) for m in blocks}, _folder_name, **split | kwargs)
+
+# %% ../nbs/02_loaders.ipynb #701d971c
+def _check_unmixed(path, files):
+    "Raise ValueError where a random part of all would mix a training and a test part"
+    tops = {o.parts[0] for f in files if len((o := f.relative_to(path)).parts)>2}
+    if 'train' in tops and tops & {'valid','val','validation','test'}: raise ValueError(f"{path} holds folders {listed(sorted(tops))}, and a random part of all would mix them; "
+        "pass `train='train'`, and the name of the other one as `valid`; or `valid_pct` to mix them all the same")
 
 # %% ../nbs/02_loaders.ipynb #8bbb268e
 @patch(cls_method=True)
 def from_clips(cls:MultimodalDataLoaders,
-    path, # Folder of videos, below it a folder per class
+    path, # Folder of videos, below it a folder per class, or folders of parts such as `train` and `valid` above these
     blocks, # Blocks that each take a video, such as `dict(audio=MelSpecBlock, frames=FramesBlock)`
     label_func=parent_label, # From a video to its target; its folder's name is the class
-    train=None, # Name of the folder of training videos; None takes a random part of all for validation
-    valid='valid', # Name of the folder of validation videos, if `train` is given
+    train=None, # Name of the folder of training videos; None takes a random part of all for validation, `valid_pct`
+    valid='valid', # Name of the folder of validation videos, if `train` is given; other folders are left out
     **kwargs # As in `from_path_func`
 )->MultimodalDataLoaders: # With the names of the modalities
     "From videos, each of which holds all modalities; further arguments as in `from_path_func`"
     files = get_files(path, extensions=video_extensions, folders=[train, valid] if train else None).sorted()
     if not files: raise ValueError(f'There are no videos in {path}; expected files such as {listed(sorted(video_extensions))} in a folder per class')
-    if train: kwargs = dict(splitter=GrandparentSplitter(train, valid)) | kwargs
+    if train: kwargs = dict(splitter=_TrainValid(path, train, valid)) | kwargs
+    elif not {'valid_pct','splitter'} & set(kwargs): _check_unmixed(path, files)
     return cls.from_path_func(path, files, label_func, blocks, **kwargs)

@@ -130,7 +130,7 @@ def shard_datasets(self:MultimodalDataBlock,
     ends = list(accumulate((sum(o['n'] for o in v) for v in index['parts'].values()), initial=0))
     splits,tls = [slice(a, b) for a,b in zip(ends, ends[1:])],[]
     for i,(k,b) in enumerate(zip(keys, self.blocks)):
-        tfms = [GetInput(FromShard(k), i, k, []), *L(b.type_tfms)]
+        tfms = [GetInput(FromShard(k), i, k, [], self.modalities), *L(b.type_tfms)]
         if i>=self.n_inp: tfms = _set_up(tfms, k, index)
         tls.append(InputList(items, tfms, splits=splits))
         tls[-1].types = []

@@ -57,9 +57,11 @@ class ShardSample:
 def _load(o, members):
     if 'value' in o: return o['value']
     if 'array' in o: return np.lib.format.read_array(io.BytesIO(members[o['array']]))
-    if 'file' in o: return FileBytes(members[o['file']], o['path'])
+    if 'file' in o: return FileBytes(members[o['file']], o['path'], o.get('part', ''))
     if 'items' in o: return tuple(_load(x, members) for x in o['items'])
-    return FolderBytes(FileBytes(members[k], p) for k,p in zip(o['files'], o['paths']))
+    res = FolderBytes(FileBytes(members[k], p) for k,p in zip(o['files'], o['paths']))
+    res.part = o.get('part', '')
+    return res
 
 # %% ../nbs/03_shard_reader.ipynb #1c32c7a2
 class Shards:

@@ -6,13 +6,14 @@ from fastai.data.block import CategoryBlock
 from fastai.data.transforms import ColReader, ColSplitter, IndexSplitter
 from fastai.vision.augment import Resize
 from fastcore.basics import noop
+av = pytest.importorskip('av')
 from mmbalance.data.audio import AudioBlock, MelSpecBlock
 from mmbalance.data.pairs import MultimodalDataBlock, SkippedItems
 from mmbalance.data.video import FramesBlock, frame_places, read_frames
 from mmbalance.inputs import ItemError
 from mmbalance.layers.encoders import ConvEncoder
 from mmbalance.learner import fusion_learner
-from mmbalance.media import read_audio
+from mmbalance.media import audio_extensions, media_extensions, read_audio, video_extensions, _write_track
 
 torch.set_num_threads(1)
 clips = next((o for p in Path(__file__).parents if (o := p/'shared/data/clips').is_dir()), Path('no clips'))
@@ -54,6 +55,20 @@ def test_no_track_and_damage_are_named():
     with pytest.raises(ValueError, match='bikes_no_audio.mp4 has no sound track'): read_audio(clips/'bikes_no_audio.mp4')
     for read in read_audio, lambda fn: read_frames(fn, [.5]):
         with pytest.raises(ValueError, match='truncated.mp4 cannot be read as video'): read(clips/'truncated.mp4')
+
+@pytest.mark.parametrize('name,codec,rate', [('a.aac','aac',16_000), ('a.m4a','aac',16_000), ('a.opus','libopus',48_000), ('a.oga',None,16_000), ('a.aiff',None,16_000), ('A.WAV',None,16_000)])
+def test_sounds_of_other_formats(tmp_path, name, codec, rate):
+    "Read whole and in parts; a sound is no clip, and a path of one that is not there is no text"
+    fn,x = tmp_path/name,.5*np.sin(np.arange(6*rate)**2*1e-6*(16_000/rate)**2)
+    if codec is None: sf.write(fn, x, rate, format={'.oga': 'OGG'}.get(fn.suffix))
+    else:
+        with av.open(str(fn), 'w') as c: _write_track(c, c.add_stream(codec, rate=rate, layout='mono'), x, rate)
+    whole,sr = read_audio(fn)
+    assert sr==rate and len(whole)==1 and abs(whole.shape[1]/sr-6)<.15
+    part,_ = read_audio(fn, start=3., length=.5)
+    lag = min(range(-40, 41), key=lambda k: (whole[:,3*sr+k:][:,:sr//2]-part).abs().mean())
+    assert part.shape[1]==sr//2 and abs(lag)<=16*(name=='a.aac') and (whole[:,3*sr+lag:][:,:sr//2]-part).abs()[:,sr//4:].max()<.02
+    assert {fn.suffix.lower()}<=audio_extensions and fn.suffix.lower() not in video_extensions and fn.suffix.lower() in media_extensions
 
 def clip_block(**kwargs):
     return MultimodalDataBlock(audio=MelSpecBlock(length=2), frames=FramesBlock(2), y=CategoryBlock, get_x=[noop, noop],

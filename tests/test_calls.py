@@ -16,21 +16,26 @@ from fastai.data.transforms import ColReader, ColSplitter, EndSplitter, Normaliz
 from fastai.interpret import ClassificationInterpretation, Interpretation
 from fastai.learner import load_learner
 from fastai.metrics import accuracy, accuracy_multi, mse
-from fastai.torch_core import set_seed, tensor
+from fastai.torch_core import TensorImage, set_seed, tensor
 from fastai.vision.augment import Flip, RandomCrop, Resize, aug_transforms
 from fastai.vision.data import ImageBlock
+from fastcore.basics import noop
 from mmbalance.callback.mixup import MultimodalCutMix, MultimodalMixUp
 from mmbalance.callback.ogm_ge import OGMGE
-from mmbalance.data.audio import AudioBlock, MelSpecBlock, SpecBlock
+from mmbalance.core import plain
+from mmbalance.data.audio import AudioBlock, LoadAudio, MelSpecBlock, SpecBlock, ToMelSpec
 from mmbalance.data.av_digits import GreyImageBlock
 from mmbalance.data.core import TensorAudio, TensorSpec
 from mmbalance.data.pairs import MultimodalDataBlock
 from mmbalance.data.video import FramesBlock
+from mmbalance.diagnose import diagnose, linear_probe
+from mmbalance.interpret import BalanceInterpretation
 from mmbalance.layers.encoders import ConvEncoder
 from mmbalance.layers.heads import GatedHead
 from mmbalance.learner import create_encoder, fusion_learner, load_model, save_model
 from mmbalance.loaders import MultimodalDataLoaders
 from mmbalance.media import write_video
+from torch.overrides import handle_torch_function, has_torch_function_unary
 from torchvision.models import resnet18
 
 torch.set_num_threads(1)
@@ -208,6 +213,19 @@ def test_missing_within_a_batch(case):
 def test_missing_all(case):
     with pytest.raises(ValueError, match='audio, image'): case.learn.predict([None]*case.n)
 
+def test_predict_misspelt(case):
+    "A name that is no modality's is not taken for a missing one"
+    item = dict(zip(case.dls.modalities, inputs(case, 7)))
+    with pytest.raises(ValueError, match=f'There is no modality adio; the modalities are {", ".join(item)}, and audio did not come'):
+        case.learn.predict({{'audio': 'adio'}.get(m, m): o for m,o in item.items()})
+    assert torch.equal(case.learn.predict(item | dict(label='low'))[2], case.learn.predict(item)[2])  # nothing lacks, so a row with more columns will do
+
+def test_predict_one_file_of_several(case):
+    for fn,why in zip(inputs(case, 7), ('cannot identify image file','cannot be read as audio')):
+        for o in fn, str(fn):
+            with pytest.raises(ValueError, match=rf'{fn.name}.*{why}.* One file came for {", ".join(case.dls.modalities)}.*pass one for each: \({", ".join(case.dls.modalities)}\)'): case.learn.predict(o)
+    with pytest.raises(ValueError, match=f'A tuple of 1 came, and the inputs are {", ".join(case.dls.modalities)}; pass them in this order, None for one that is missing'): case.learn.predict(inputs(case, 7)[:1])
+
 def test_validate(case):
     loss,acc,*uni = case.learn.validate()
     assert len(uni)==case.n and 0<=acc<=1
@@ -245,6 +263,21 @@ def test_export(case, monkeypatch):
     assert torch.equal(learn.predict(case.df.iloc[7])[2], want)
     learn.predict((item[0], None, *item[2:]))
     assert torch.equal(learn.get_preds(dl=learn.dls.test_dl(case.df.iloc[[7]]))[0][0], want)
+
+def test_diagnose_exported(case, monkeypatch):
+    "The probes cannot be fitted without training data; what the error offers works"
+    monkeypatch.setattr('fastai.learner.warn', lambda *args: None)  # that pickle is not safe
+    want = diagnose(case.learn)
+    case.learn.export('learn.pkl')
+    learn = load_learner(case.path/'learn.pkl')
+    for kwargs in dict(), dict(dl=case.dls.valid):
+        for f in diagnose, linear_probe:
+            with pytest.raises(ValueError, match=r'probes are fitted to the training data.*exported.*`learn.dls = dls`.*`BalanceInterpretation.from_learner\(learn, dl=dl\)`'): f(learn, **kwargs)
+    dl = learn.dls.test_dl(case.df.iloc[3::4], with_labels=True)
+    assert BalanceInterpretation.from_learner(learn, dl=dl).count()==want.joint
+    with pytest.raises(ValueError, match='There is no sample in the data.*exported.*`dl='): BalanceInterpretation.from_learner(learn)
+    learn.dls = case.dls
+    assert diagnose(learn).table.equals(want.table)
 
 @pytest.mark.filterwarnings('ignore:.*numpy.core is deprecated')  # torch and fastai, in checkpoints
 def test_save_load(case):
@@ -328,6 +361,70 @@ def test_workers(case):
         for o,p in zip(x, y): assert type(o) is type(p) and torch.equal(o, p)
     assert two[0][0].wave.sr==8000
     with case.learn.no_bar(): case.learn.fit(1, cbs=[])
+
+def same(a, b):
+    "Types, values and attributes, of what a tensor holds, too"
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(plain(a), plain(b)) and vars(a).keys()==vars(b).keys()
+        for k in vars(a): same(vars(a)[k], vars(b)[k])
+    elif isinstance(a, (tuple, list)):
+        assert len(a)==len(b)
+        for x,y in zip(a, b): same(x, y)
+    else: assert a==b
+    return True
+
+@pytest.fixture
+def pinned(monkeypatch):
+    "Stands in for a GPU, so that torch's own code pins batches: a pinned tensor is a copy, and what was pinned is kept here"
+    kept = []
+    def pin_memory(self, device=None):
+        if has_torch_function_unary(self): return handle_torch_function(pin_memory, (self,), self)  # as torch's own does for subclasses
+        kept.append(torch.Tensor.clone(self))
+        return kept[-1]
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', pin_memory)
+    for k,v in dict(is_available=lambda: True, current_accelerator=lambda: torch.device('cpu'), current_device_index=lambda: 0, set_device_index=lambda i: None).items():
+        monkeypatch.setattr(torch.accelerator, k, v)
+    return kept
+
+def clip_of(row): return np.full((4,8,8,3), row.name, 'uint8')
+def two_of(row): return tensor([row.name, 1]),TensorImage(torch.full((3,4,4), row.name))
+mel = dict(sr=8000, n_mels=16)
+kinds = {  # inputs with their getters where these are no columns, and the target
+    'sound': (dict(audio=AudioBlock(sr=8000, length=.1)), {}, CategoryBlock, 'label'),
+    'spectrogram': (dict(audio=MelSpecBlock(length=.1, **mel)), {}, MultiCategoryBlock, 'tags'),
+    'spectrogram of an item': (dict(audio=TransformBlock(type_tfms=[LoadAudio(8000, .1), ToMelSpec(**mel)])), {}, CategoryBlock, 'label'),
+    'frames': (dict(frames=FramesBlock(2)), dict(frames=clip_of), RegressionBlock, 'value'),
+    'three': (dict(audio=MelSpecBlock(length=.1, **mel), image=ImageBlock, frames=FramesBlock(2)), dict(frames=clip_of), CategoryBlock, 'label'),
+    'tuple': (dict(audio=AudioBlock(sr=8000, length=.1), two=TransformBlock(type_tfms=two_of)), dict(two=noop), CategoryBlock, 'label')}
+
+@pytest.mark.parametrize('num_workers', [0,2])
+@pytest.mark.parametrize('kind', kinds)
+def test_pinning_keeps_batches_whole(data, pinned, kind, num_workers):
+    "torch's own pinning code, in its own thread where there are workers, with a stand-in for the GPU: types, values and attributes are those without it"
+    path,df = data
+    blocks,own,y,col = kinds[kind]
+    get_x = {m: own.get(m) or ColReader(m, pref=path) for m in blocks}
+    get_y = ColReader(col, label_delim=' ' if y is MultiCategoryBlock else None)
+    make = partial(MultimodalDataBlock(y=y, get_x=get_x, get_y=get_y, splitter=ColSplitter(), **blocks).dataloaders, df, bs=4, device='cpu')
+    want = [list(dl) for dl in (make(num_workers=0).valid, make(num_workers=0).valid.new(after_batch=noop))]
+    assert not pinned
+    dls = make(num_workers=num_workers, pin_memory=True)
+    got = list(dls.valid)
+    assert same(got, want[0]) and len(pinned)>=len(want[0])*(len(blocks)+1)
+    pinned.clear()
+    raw = list(dls.valid.new(after_batch=noop))  # what was pinned, as it was pinned
+    assert same(raw, want[1])
+    held = {o.data_ptr() for o in pinned}
+    for b in raw:
+        for o in tensors_of(b): assert o.data_ptr() in held
+    if kind=='sound': assert got[0][0].sr==8000
+    if kind.startswith('spectrogram'): assert isinstance(got[0][0], TensorSpec) and got[0][0].wave.shape==(4,1,800) and got[0][0].wave.sr==got[0][0].sr==8000
+
+def tensors_of(o):
+    "All tensors, those that a tensor holds, too"
+    if isinstance(o, torch.Tensor): return [o, *tensors_of(list(vars(o).values()))]
+    return [t for x in o for t in tensors_of(x)] if isinstance(o, (tuple, list)) else []
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='memory is pinned for a GPU')
 def test_pinned_memory(case):
@@ -449,6 +546,13 @@ def test_safe_weights_of_partial(data):
     learn = fusion_learner(dls, dict(audio=small, image=small), path=path)
     b = dls.valid.one_batch()
     with torch.no_grad(): assert torch.equal(load_model(save_model(learn, path/'partial'))(*b[:2]), learn.model.eval()(*b[:2]))
+
+def test_safe_weights_that_are_not_there(data):
+    path,df = data
+    fn = save_model(fusion_learner(block(path).dataloaders(df, bs=4, num_workers=0), dict(audio=small, image=small), path=path), path/'there')
+    with pytest.raises(FileNotFoundError, match=r'There is no .*none\.json.*`save_model` writes .*none\.safetensors.* check the path'): load_model(path/'none')
+    fn.unlink()
+    with pytest.raises(FileNotFoundError, match=r'There is no .*there\.safetensors.*`save_model` writes'): load_model(fn)
 
 class small_class(ConvEncoder):
     def __init__(self, c_in): super().__init__(c_in, (4,8))

@@ -1,5 +1,5 @@
 "From each owner's layout, made of real clips, to a trained epoch; and what the lists and folders of the field can do to a reader"
-import csv, os, shutil, warnings
+import csv, os, shutil, tarfile, warnings
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -8,14 +8,14 @@ from PIL import Image
 from scipy.signal import spectrogram
 import fastai.callback.schedule  # noqa: fit_one_cycle
 from fastai.vision.augment import Flip, FlipItem
-from mmbalance.data.audio import MelSpecBlock, audio_presets
+from mmbalance.data.audio import LoadAudio, MelSpecBlock, audio_presets
 from mmbalance.data.spectrogram import ToFilterBank, ToPowerSpec, ToSpec
 from mmbalance.data.core import TensorAudio
-from mmbalance.data.pairs import ItemError, SkippedItems
+from mmbalance.data.pairs import ItemError, MultimodalDataLoaders, SkippedItems
 from mmbalance.data.video import FramesBlock, LoadSegments, segment_frames
-from mmbalance.datasets.ave import ave, ave_items, ave_report
+from mmbalance.datasets.ave import EventFramesBlock, ave, ave_items, ave_report, read_event
 from mmbalance.datasets.clips import clip_folder, clip_folder_items
-from mmbalance.datasets.core import MissingMedia, read_rows
+from mmbalance.datasets.core import MissingMedia, field_tfms, make_clip, read_rows
 from mmbalance.datasets.prepare import prepare
 from mmbalance.datasets.crema_d import crema_d, crema_d_items, emotions, parse_name, sentences
 from mmbalance.datasets.kinetics_sounds import kinetics_classes, kinetics_sounds, kinetics_sounds_items, read_list, video_of
@@ -24,6 +24,8 @@ from mmbalance.datasets.vggsound import vggsound, vggsound_items
 from mmbalance.layers.encoders import ConvEncoder
 from mmbalance.learner import fusion_learner
 from mmbalance.media import open_video, read_audio, write_video
+from mmbalance.shard_reader import Shards
+import mmbalance.shard_loaders, mmbalance.shards  # to_shards, from_shards
 from mmbalance.splits import hold_out, leaks
 
 torch.set_num_threads(1)
@@ -447,6 +449,68 @@ def test_ave_rows(mini):
     for line,text in ('Church bell&abc&good&1','has 4 fields'),('Church bell&abc&good&one&2','expected seconds'):
         write(path/'bad.txt', [line])
         with pytest.raises(ValueError, match=text): ave_items(path, lists=[path/'bad.txt', path/'valSet.txt', path/'testSet.txt'])
+
+@pytest.fixture
+def events(tmp_path):
+    "Five clips of ten seconds, the last one as a sound and a folder of pictures; two events in the first"
+    times = ['0&3','2&7','4.5&9','1&4','0&10','6&10']
+    ids = [ave_ids[k] for k in (0,1,2,3,4,0)]
+    rows = [f'{("Church bell","Truck")[i%2]}&{o}&good&{t}' for i,(o,t) in enumerate(zip(ids, times))]
+    for fn,part in ('trainSet.txt',[0,1,5]),('valSet.txt',[2]),('testSet.txt',[3,4]): write(tmp_path/fn, [rows[i] for i in part])
+    for i,o in enumerate(ave_ids[:4]): make_clip(tmp_path/f'AVE/{o}.mp4', i%2, 10, 4, i)
+    sf.write(tmp_path/f'AVE/{ave_ids[4]}.wav', np.random.default_rng(0).uniform(-.5, .5, 220_500), 22_050)
+    (d := tmp_path/f'AVE/{ave_ids[4]}').mkdir()
+    for k in range(10): Image.fromarray(np.full((48,64,3), 20*k, 'uint8')).save(d/f'{k:02}.png')
+    return tmp_path
+
+def event_blocks(read=read_event, **kwargs): return dict(audio=MelSpecBlock(sr=22_050, length=2, n_mels=24, normalize=False, read=read, **kwargs), frames=EventFramesBlock(2))
+def logged_event(fn, **kwargs):
+    "Reads, and says so in a file"
+    with open(Path(str(fn).split('/AVE/')[0])/'log', 'a') as f: f.write(f'{Path(fn).name}\n')
+    return read_event(fn, **kwargs)
+
+def in_order(dls): return [b for dl in dls for b in dl.new(shuffle=False, drop_last=False)]
+def equal(a, b): return len(a)==len(b) and all(torch.equal(x, y) and type(x) is type(y) for s,t in zip(a, b) for x,y in zip(s, t, strict=True))
+
+def test_ave_events_from_a_cache(events):
+    "An array per event (the first one of training is read for the shapes of batches), made once, and made anew when the file changes"
+    make = lambda **kwargs: ave(events, duplicates='keep', event=True, blocks=event_blocks(**kwargs), size=32, bs=2, num_workers=0, batch_tfms=[])
+    want = in_order(make().loaders[1:])
+    for k in range(2):
+        assert equal(in_order(make(read=logged_event, cache=events/'cache').loaders[1:]), want)
+        assert sorted((events/'log').read_text().splitlines())==sorted(f'{ave_ids[i]}.{x}#t={t}' for i,x,t in ((0,'mp4','0,3'),(2,'mp4','4.5,9'),(3,'mp4','1,4'),(4,'wav','0,10')))
+    load = LoadAudio(sr=8000, start=0., read=read_event, cache=events/'cache')
+    parts = [load(events/f'AVE/{ave_ids[0]}.mp4#t={t}') for t in ('0,3','6,10')]
+    assert [o.shape[1] for o in parts]==[24_000,32_000] and not torch.equal(parts[0], parts[1][:,:24_000])
+    make_clip(events/f'AVE/{ave_ids[0]}.mp4', 1, 10, 4, 9)
+    assert not torch.equal(load(events/f'AVE/{ave_ids[0]}.mp4#t=0,3'), parts[0])
+    with pytest.raises(FileNotFoundError, match='There is no audio file .*none.mp4'): load(events/'none.mp4#t=0,3')
+
+@pytest.mark.parametrize('start,at', [(0,None), (.5,None), (0,.5), (0,.9)])
+def test_a_part_of_an_event(events, start, at):
+    "Where a block asks for a part, it lies in the event"
+    whole,sr = read_audio(events/f'AVE/{ave_ids[4]}.wav')
+    x,_ = read_event(events/f'AVE/{ave_ids[4]}.wav#t=2,7', start=start, length=2, at=at)
+    i = round((2+(start if at is None else 3*at))*sr)
+    assert torch.equal(x, whole[:,i:i+2*sr])
+
+def test_ave_events_from_shards(events, tmp_path_factory):
+    "The file once for both inputs, and the time of the event beside it"
+    pytest.importorskip('webdataset')
+    make = partial(ave, events, duplicates='keep', event=True, blocks=event_blocks(), size=32, bs=2, num_workers=0, batch_tfms=[])
+    dls = make()
+    folder = dls.to_shards(tmp_path_factory.mktemp('shards')/'ave')
+    samples = {s.row['audio']: s for s in Shards(folder)}
+    assert sorted(samples)==sorted(o for l in dls.loaders for o in l.dataset.items.audio) and len(samples)==6
+    for fn,s in samples.items():
+        name,_,t = fn.partition('#t=')
+        assert bytes(s.inputs['audio'])==(events/name).read_bytes() and s.inputs['audio'].part==s.inputs['frames'].part==f't={t}'
+        if name.endswith('.mp4'): assert s.inputs['frames'].name==s.inputs['audio'].name==Path(name).name
+        else: assert [bytes(o) for o in s.inputs['frames']]==[o.read_bytes() for o in sorted((events/name[:-4]).iterdir())]
+    with tarfile.open(folder/'train-000000.tar') as tar: assert sorted(o.split('.', 1)[1] for o in tar.getnames())==sorted(['audio.mp4','json']*3)
+    again = MultimodalDataLoaders.from_shards(folder, event_blocks(), item_tfms=field_tfms(32), bs=2, num_workers=0)
+    assert equal(in_order(again.loaders[1:]), in_order(dls.loaders[1:])) and list(again.vocab)==list(dls.vocab)
+    for a,b in zip(again.train_ds, [samples[s.row['audio']] for s in again.train_ds.items]): assert a[0].shape==(1,44_100) and len(a[1])==2
 
 # UCF-101
 

@@ -3,6 +3,7 @@ from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from PIL import Image
+from fastai.data.transforms import get_files
 from fastai.data.block import MultiCategoryBlock, RegressionBlock
 from fastai.learner import load_learner
 from fastai.torch_core import set_seed
@@ -68,6 +69,40 @@ def test_from_clips_at_random(made):
     assert len(one.train_ds)==9 and len(one.valid_ds)==3 and one.valid_ds.items==two.valid_ds.items
     assert set(one.train_ds.items).isdisjoint(one.valid_ds.items)
 
+@pytest.fixture(scope='module')
+def three_parts(made, tmp_path_factory):
+    "Folders train, valid and test, with a class in the last that no other has"
+    path = tmp_path_factory.mktemp('parts')
+    for part,of in ('train','train'),('valid','valid'),('test','valid'): (path/part).mkdir(); [(path/part/o.name).symlink_to(o) for o in (made/of).iterdir()]
+    (path/'test/more').symlink_to(made/'valid/low')
+    return path
+
+def test_from_clips_leaves_a_test_folder_out(three_parts):
+    "As fastai's `from_folder`: what lies in neither `train` nor `valid` is not seen, and has no class; it is for `test_dl`"
+    make = partial(MultimodalDataLoaders.from_clips, three_parts, blocks, bs=2, num_workers=0)
+    dls = make(train='train')
+    assert len(dls.loaders)==2 and list(dls.vocab)==['high','low','mid']
+    def parts(dls): return [{o.relative_to(three_parts).parts[0] for o in l.dataset.items} for l in dls.loaders]
+    assert parts(dls)==[{'train'},{'valid'}] and parts(make(train='train', valid='test'))==[{'train'},{'test'}]
+    b = dls.test_dl(get_files(three_parts/'test/low', extensions='.mp4'), with_labels=True).one_batch()
+    assert [dls.vocab[i] for i in b[2]]==['low']
+
+def test_from_clips_asks_which_folders(three_parts, made):
+    "Parts are not mixed unless that is asked for; a folder that is not there, or holds nothing, is named"
+    make = partial(MultimodalDataLoaders.from_clips, three_parts, blocks, bs=2, num_workers=0)
+    with pytest.raises(ValueError, match=r"holds folders test, train, valid.*pass `train='train'`.*or `valid_pct`"): make()
+    dls = make(valid_pct=.25, seed=0)
+    assert {o.relative_to(three_parts).parts[0] for l in dls.loaders for o in l.dataset.items}=={'train','valid','test'}
+    with pytest.raises(ValueError, match='samples in train, but none in vaild; name the folders with `train` and `valid`'): make(train='train', valid='vaild')
+    with pytest.raises(ValueError, match='There are no videos in'): make(train='trian', valid='vaild')
+
+def test_from_clips_at_any_depth(made, tmp_path):
+    "A class may have folders of its own, and the label may come from elsewhere"
+    for part in 'train','valid':
+        for o in (made/part).iterdir(): (tmp_path/part/'more').mkdir(parents=True, exist_ok=True); (tmp_path/part/'more'/o.name).symlink_to(o)
+    dls = MultimodalDataLoaders.from_clips(tmp_path, blocks, train='train', bs=2, num_workers=0)
+    assert [len(dls.train_ds), len(dls.valid_ds)]==[12,6]
+
 def test_from_clips_of_no_clips(tmp_path):
     (tmp_path/'a').mkdir()
     (tmp_path/'a/notes.txt').write_text('none')
@@ -131,6 +166,15 @@ def test_all_make_the_same(table, name, monkeypatch):
     want = learn.predict(item)[2]
     learn.export('factory.pkl')
     assert torch.equal(load_learner(path/'factory.pkl').predict(item)[2], want)
+
+@pytest.mark.parametrize('name', ['from_df','from_csv','from_folder','from_path_func'])
+def test_predict_by_name(table, name):
+    "Whichever factory: a modality may be None or left out, and a name that is none's is said"
+    path,df = table
+    learn = learner(made_by(name, path, df), path=path)
+    image = path/df.image[0]
+    assert torch.equal(learn.predict(dict(image=image))[2], learn.predict(dict(image=image, audio=None))[2])
+    with pytest.raises(ValueError, match='There is no modality adio; the modalities are audio, image, and audio did not come'): learn.predict(dict(adio=path/df.sound[0], image=image))
 
 def test_from_folder_leaves_other_folders_out(table):
     path,df = table

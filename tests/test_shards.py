@@ -145,6 +145,12 @@ def test_fastais_processes(pairs, shards, monkeypatch):
         got += numbers(Alone(dl, rank=r, world_size=3))
     assert len(got)==63 and set(got)==set(df.index[~df.is_valid])
 
+@pytest.mark.parametrize('name', ['a.wav','a.M4A','a.aac','a.opus','a.mp4','a.png','a.gif','a.wav#t=1,2'])
+def test_a_file_that_is_not_there_is_no_text(tmp_path, name):
+    "A path as text is taken for a file by its extension, whatever the library reads"
+    with pytest.raises(FileNotFoundError, match=f'There is no file .*{name}'): shards_module._stored('audio', str(tmp_path/name))
+    assert shards_module._stored('text', 'a#t=1 in words')==({}, dict(value='a#t=1 in words'))
+
 def test_any_order(shards):
     items = Shards(shards)
     want = [70,3,3,64,0,12,3]

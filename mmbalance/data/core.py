@@ -88,8 +88,10 @@ class TensorSpec(TensorBase):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         res = super().__torch_function__(func, types, args, kwargs)
         if not isinstance(res, TensorSpec): return res
-        if func.__name__.strip('_') in _keeps_samples and isinstance(args[0], TensorSpec): res.wave = _on_device(args[0].wave, res.device)
-        elif func is torch.cat and not (args[1:] or (kwargs or {}).get('dim')): res.wave = join_waves(args[0])
+        if func.__name__.strip('_') in _keeps_samples and isinstance(args[0], TensorSpec):
+            res.wave = _on_device(args[0].wave, res.device)
+            if func.__name__=='pin_memory' and res.wave is not None: res.wave = res.wave.pin_memory()
+        elif func in (torch.cat, torch.stack) and (args[1:2] or ((kwargs or {}).get('dim', 0),))[0]==0: res.wave = join_waves(args[0], func)
         return res
 
     def __getitem__(self, idx):
@@ -130,11 +132,14 @@ def _on_device(wave, device): return wave if wave is None or wave.device==device
 def is_index(i): return isinstance(i, (int, slice, list, np.integer, np.ndarray)) or isinstance(i, Tensor) and i.ndim<2
 
 # %% ../../nbs/data/00_core.ipynb #09ebdd2b
-def join_waves(specs):
-    "The sounds of several batches as one batch, or None unless each has one of the same length"
+def join_waves(
+    specs, # Spectrograms: batches, or samples
+    join=torch.cat # How they are joined: `torch.cat`, or `torch.stack` for samples
+): # Sounds, or None
+    "The sounds of several spectrograms as one batch, or None unless each has one of the same length"
     waves = [getattr(o, 'wave', None) for o in specs]
-    if any(o is None for o in waves) or len({o.shape[1:] for o in waves})>1: return None
-    return torch.cat(waves)
+    if any(o is None for o in waves) or len({o.shape[join is torch.cat:] for o in waves})>1: return None
+    return join(waves)
 
 # %% ../../nbs/data/00_core.ipynb #2300743b
 def freq_ticks(

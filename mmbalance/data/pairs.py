@@ -80,10 +80,14 @@ class MultimodalDL(TfmdDL):
         try: return super().do_item(s)
         except (SkipItemException, StopIteration): raise
         except Exception as e:
-            text = f'{describe_item(self.dataset.items, s or 0)} could not be loaded. {type(e).__name__}: {e}'
+            text = f'{describe_item(self.dataset.items, s or 0)} could not be loaded. {type(e).__name__}: {e}{self.hint(s)}'
             if self.on_error=='raise' or self.dataset.split_idx!=0: raise ItemError(text) from e
             if self.log:
                 with open(self.log, 'a', encoding='utf-8') as f: f.write(json.dumps(text)+'\n')
+
+    def hint(self, s):
+        get,o = self.dataset.tls[0].tfms[0] if hasattr(self.dataset, 'tls') else None,self.dataset.items
+        return get.one_for_all(o[s or 0]) if isinstance(get, GetInput) and not isinstance(o, pd.DataFrame) else ''
 
     def create_item(self, s):
         "Item `s`; an input that is missing is blank, in the shape of the first training item's"
@@ -210,7 +214,7 @@ class MultimodalDataBlock(DataBlock):
         items = (self.get_items or noop)(source)
         if not len(items): raise ValueError(f'There are no items in {str(source)[:200]}; check the path, and what `get_items` looks for')
         pv(f'Found {len(items)} items', verbose)
-        getters = [GetInput(g, i, m, items) for i,(g,m) in enumerate(zip(self.getters, [*self.modalities, *[None]*len(self.getters)]))]
+        getters = [GetInput(g, i, m, items, self.modalities) for i,(g,m) in enumerate(zip(self.getters, [*self.modalities, *[None]*len(self.getters)]))]
         kwargs = dict(splits=(self.splitter or RandomSplitter())(items), verbose=verbose)
         res = MultimodalDatasets(tls=[InputList(items, [g, *L(b.type_tfms)], **kwargs) for g,b in zip(getters, self.blocks)], dl_type=self.dl_type, n_inp=self.n_inp)
         res._dbunch_type = MultimodalDataLoaders

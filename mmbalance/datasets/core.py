@@ -22,9 +22,8 @@ from fastai.data.transforms import ColReader, Normalize
 from fastai.vision.augment import FlipItem, RandomResizedCrop
 from fastai.vision.core import imagenet_stats
 from ..core import listed
-from ..media import video_extensions, write_video
+from ..media import audio_extensions, picture_extensions, video_extensions, write_video
 from ..data.pairs import MultimodalDataBlock, MultimodalDataLoaders
-from ..data.video import picture_extensions
 from ..splits import hold_out
 
 # %% ../../nbs/datasets/00_core.ipynb #f263c8a3
@@ -83,7 +82,6 @@ def check_once(
     if twice := sorted(o for o,k in Counter(names).items() if k>1): raise ValueError(f'{listed(twice[:3])} stand more than once in {listed(files)}; take the lists as they were published')
 
 # %% ../../nbs/datasets/00_core.ipynb #d469993a
-audio_extensions = set('.flac .mp3 .ogg .wav'.split())
 sources = dict(audio=('audio','prepared audio','video'), frames=('prepared frames','frames','video'))  # where a modality is taken from, best first
 
 def kind_of(name):

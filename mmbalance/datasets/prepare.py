@@ -37,8 +37,8 @@ def find_clips(
     base = next((path/o for o in folders if (path/o).is_dir()), None)
     for root,dirs,files in os.walk(base, followlinks=True) if base else []:
         dirs[:] = [o for o in dirs if o[0]!='.' and (Path(root)/o).resolve()!=Path(out).resolve()]
-        res += [(Path(root)/o).relative_to(base) for o in files if o[0]!='.' and Path(o).suffix.lower() in video_extensions-{'.m4a'}]
-    if not res: raise FileNotFoundError(f'There are no clips in {listed(path/o for o in folders)}: looked for {listed(sorted(video_extensions-{".m4a"}))}, '
+        res += [(Path(root)/o).relative_to(base) for o in files if o[0]!='.' and Path(o).suffix.lower() in video_extensions]
+    if not res: raise FileNotFoundError(f'There are no clips in {listed(path/o for o in folders)}: looked for {listed(sorted(video_extensions))}, '
         f'but {path} holds {listed(sorted(o.name for o in path.iterdir())[:10])}. Pass the folder of the data set, or another name for its layout: {listed(prepare_presets)}')
     return base,{o.as_posix(): o.with_suffix('').as_posix() for o in sorted(res)}
 
