@@ -15,7 +15,8 @@ from mmbalance.data.pairs import ItemError, MultimodalDataLoaders, SkippedItems
 from mmbalance.data.video import FramesBlock, LoadSegments, segment_frames
 from mmbalance.datasets.ave import EventFramesBlock, ave, ave_items, ave_report, read_event
 from mmbalance.datasets.clips import clip_folder, clip_folder_items
-from mmbalance.datasets.core import MissingMedia, field_tfms, make_clip, read_rows
+from mmbalance.datasets.core import MissingMedia, field_tfms, make_clip
+from mmbalance.datasets.files import read_rows
 from mmbalance.datasets.prepare import prepare
 from mmbalance.datasets.crema_d import crema_d, crema_d_items, emotions, parse_name, sentences
 from mmbalance.datasets.kinetics_sounds import kinetics_classes, kinetics_sounds, kinetics_sounds_items, read_list, video_of

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 pkg = Path(__file__).parents[1]/'mmbalance'
-floors = [{'core', 'media', 'cache'}, {'ridge', 'running', 'inputs', 'shard_reader'}, {'data.spectrogram'}, {'layers', 'losses', 'data'}, {'models', 'fusion', 'metrics', 'compat', 'loaders', 'splits', 'shards', 'shard_loaders'}, {'callback', 'datasets'}, {'learner'}, {'ablation', 'recipes'}, {'interpret'}, {'diagnose'}, {'all'}, {'demo'}]
+floors = [{'core', 'media', 'cache'}, {'ridge', 'running', 'inputs', 'shard_reader'}, {'data.spectrogram'}, {'layers', 'losses', 'data'}, {'models', 'fusion', 'metrics', 'compat', 'loaders', 'splits', 'shards', 'shard_loaders'}, {'datasets.files'}, {'callback', 'datasets'}, {'learner'}, {'ablation', 'recipes'}, {'interpret'}, {'diagnose'}, {'all'}, {'demo'}]
 torch_alone = {'core', 'ridge', 'running', 'layers', 'losses', 'models', 'fusion', 'metrics', 'compat'}  # usable in any training loop
 # `media` and `cache` read files, and `inputs` knows fastai's transforms; rooms of data stand on both
-# of the room `data`, front ends of spectrograms are below the blocks that put them to use
+# of the room `data`, front ends of spectrograms are below the blocks that put them to use; of `datasets`, the lists and media are below the tables
 modules = {'.'.join(f.relative_to(pkg).with_suffix('').parts): f for f in sorted(pkg.rglob('*.py')) if not f.stem.startswith('_')}
 
 def room(name): return name.split('.')[0]

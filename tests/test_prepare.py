@@ -6,7 +6,7 @@ from PIL import Image
 from mmbalance.data import extract as one_pass
 from mmbalance.media import read_audio
 from mmbalance.data.extract import extract, frame_counts, needed_packets
-from mmbalance.datasets.core import find_media, pick
+from mmbalance.datasets.files import find_media, pick
 from mmbalance.datasets.prepare import _lock, find_clashes, prepare, prepare_command, prepare_summary
 
 av = pytest.importorskip('av')

@@ -16,7 +16,8 @@ from ..data.audio import audio_presets
 from ..media import check_samples, part_of, read_audio, split_part
 from ..data.video import FramesBlock, LoadFrames, read_frames, frame_places, Frames
 from ..splits import leaks
-from .core import list_files, make_table, read_rows, table_loaders
+from .core import make_table, table_loaders
+from .files import list_files, read_rows
 
 # %% ../../nbs/datasets/13_ave.ipynb #00448e13
 published = dict(train=3339, valid=402, test=402)

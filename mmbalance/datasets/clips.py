@@ -14,7 +14,8 @@ from ..core import listed
 from ..data.audio import MelSpecBlock
 from ..data.video import FramesBlock
 from ..splits import hold_out
-from .core import find_media, holds, make_table, table_loaders
+from .core import make_table, table_loaders
+from .files import find_media, holds
 
 # %% ../../nbs/datasets/15_clips.ipynb #ae521022
 parts = dict(train='train', valid='valid', val='valid', validation='valid', test='test')  # names of folders

@@ -1,4 +1,4 @@
-"""What the readers of data sets share: list files, media by name, protocols that are stated, and loaders made from the table
+"""What the readers of data sets share: a table of the clips that are there, protocols that are stated, and loaders made from the table
 
 Docs: https://mmbalance.github.io/mmbalance/datasets/core.html.md"""
 
@@ -8,8 +8,7 @@ Docs: https://mmbalance.github.io/mmbalance/datasets/core.html.md"""
 __all__ = ['MissingMedia', 'make_table', 'field_tfms', 'table_loaders']
 
 # %% ../../nbs/datasets/00_core.ipynb #d3cb5f3b
-import csv, hashlib, io, os, warnings
-from collections import Counter
+import warnings
 from inspect import signature
 from pathlib import Path
 import numpy as np
@@ -22,125 +21,10 @@ from fastai.data.transforms import ColReader, Normalize
 from fastai.vision.augment import FlipItem, RandomResizedCrop
 from fastai.vision.core import imagenet_stats
 from ..core import listed
-from ..media import audio_extensions, picture_extensions, video_extensions, write_video
+from ..media import write_video
 from ..data.pairs import MultimodalDataBlock, MultimodalDataLoaders
 from ..splits import hold_out
-
-# %% ../../nbs/datasets/00_core.ipynb #f263c8a3
-def read_rows(
-    fn, # Path of a list file in UTF-8
-    sep:str|None=',', # What separates fields; None is any white space
-    n:int|None=None # Fields of each row; None takes any number
-)->list: # One list of strings per row; blank lines are left out
-    "Read a list file without header; raises FileNotFoundError, or ValueError with the line"
-    if not Path(fn).is_file(): raise FileNotFoundError(f'There is no list {fn}; check the path')
-    try: text = Path(fn).read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError as e: raise ValueError(f'{fn} is no text in UTF-8 ({e.reason} at byte {e.start}); pass the list file itself') from e
-    if sep is None: numbered = [(i+1, o.split()) for i,o in enumerate(text.splitlines())]
-    else:
-        reader = csv.reader(io.StringIO(text, newline=''), delimiter=sep, quoting=csv.QUOTE_MINIMAL if sep==',' else csv.QUOTE_NONE)
-        numbered = [(reader.line_num, [o.strip() for o in row]) for row in reader]
-    numbered = [(i,o) for i,o in numbered if any(o)]
-    for i,o in numbered:
-        if n is not None and len(o)!=n: raise ValueError(f'Line {i} of {fn} has {len(o)} fields ({listed(o)[:100]}), but {n} are expected; is it the right list?')
-    return [o for _,o in numbered]
-
-# %% ../../nbs/datasets/00_core.ipynb #12d51488
-def sha256(fn): return hashlib.sha256(Path(fn).read_bytes()).hexdigest()
-
-# %% ../../nbs/datasets/00_core.ipynb #8c843ca1
-def holds(path, n=10):
-    "What is in a folder, for an error message"
-    if not Path(path).is_dir(): return f'{path} is no folder'
-    names = sorted(o.name + '/'*o.is_dir() for o in Path(path).iterdir() if o.name[0]!='.')
-    return f'{path} holds {listed(names[:n])}' + f' and {len(names)-n} more'*(len(names)>n)
-
-# %% ../../nbs/datasets/00_core.ipynb #4c02b8af
-def list_files(
-    path, # Folder of the data set
-    lists, # The list files in the order of `names`; or their folder; None looks in `path`
-    names, # Names of the list files
-    title:str, # Name of the data set, for the error
-    arg:str='lists' # The reader's argument for them
-)->list: # Paths
-    "Where the list files are; raises FileNotFoundError, with what was looked for and what was found"
-    if isinstance(lists, (tuple,list)):
-        if len(lists)!=len(names): raise ValueError(f'`{arg}` has {len(lists)} files, but {title} takes {len(names)}: {listed(names)}')
-        return [Path(o) for o in lists]
-    folder = Path(lists or path)
-    give = f'them there, or pass `{arg}`: their folder, or the files in the order {listed(names)}' if len(names)>1 else f'it there, or pass its path as `{arg}`'
-    if lost := [o for o in names if not (folder/o).is_file()]: raise FileNotFoundError(f'{title} needs its list files, which are not shipped with this library: '
-        f'there is no {listed(lost)} in {folder} ({holds(folder)}). Put {give}')
-    return [folder/o for o in names]
-
-# %% ../../nbs/datasets/00_core.ipynb #dc1b5442
-def check_once(
-    names, # Names of clips
-    files # List files that they stand in
-):
-    "Raise ValueError where a clip stands in the lists more than once"
-    if twice := sorted(o for o,k in Counter(names).items() if k>1): raise ValueError(f'{listed(twice[:3])} stand more than once in {listed(files)}; take the lists as they were published')
-
-# %% ../../nbs/datasets/00_core.ipynb #d469993a
-sources = dict(audio=('audio','prepared audio','video'), frames=('prepared frames','frames','video'))  # where a modality is taken from, best first
-
-def kind_of(name):
-    ext = Path(name).suffix.lower()
-    return 'audio' if ext in audio_extensions else 'video' if ext in video_extensions else 'picture' if ext in picture_extensions else None
-
-# %% ../../nbs/datasets/00_core.ipynb #bf5fa624
-def _media_below(base, skip):
-    "Paths and kinds of the sound files, videos and folders of pictures in a folder, sorted"
-    for root,dirs,files in os.walk(base, followlinks=True):
-        root = Path(root)
-        dirs[:] = sorted(o for o in dirs if o[0]!='.' and (root/o).absolute() not in skip)
-        kinds = {f: kind_of(f) for f in sorted(files) if f[0]!='.'}
-        yield from ((root/f, k) for f,k in kinds.items() if k in ('audio','video'))
-        if 'picture' in kinds.values() and root!=base: yield root,'frames'
-
-def find_media(
-    path, # Folder of the data set
-    skip=(), # Folders in it to leave out
-    alias=None, # From a clip's name to a second name that it is found by, or None
-    prepared=None # Folder that a preparation wrote to; None is `prepared` in `path`
-)->dict: # By kind and name the paths, sorted: below `path`, or absolute; and in 'mute' the names of clips that a preparation found without sound
-    "All sound files, videos and folders of pictures of a data set; raises FileNotFoundError where `prepared` is no preparation"
-    path,made = Path(path),Path(prepared).absolute() if prepared else Path(path)/'prepared'
-    if prepared and not (made/'prepared.json').is_file(): raise FileNotFoundError(f'{made} is no folder that `mmbalance-prepare` wrote to, which has a prepared.json ({holds(made)}); pass what was given as `--out`')
-    res = {k: {} for k in ('audio','video','frames','prepared audio','prepared frames')}|dict(mute=_mute(made/'report.csv'))
-    own = {(o/k).absolute() for o in (made, path/'prepared') for k in ('audio','frames')}
-    for o,k in _media_below(path, own|{(path/o).absolute() for o in skip}): _add(res[k], o, path, o.relative_to(path), alias)
-    for kind in 'audio','frames':
-        for o,k in _media_below(made/kind, ()):
-            if k==kind: _add(res[f'prepared {kind}'], o, path, o.relative_to(made/kind), alias)
-    return res
-
-# %% ../../nbs/datasets/00_core.ipynb #d4129ce6
-def _add(found, o, path, name, alias):
-    "Enter the medium `o` under its names: `name` has the folders of its clip"
-    name = name.with_suffix('') if kind_of(name.name) else name
-    names = {name.name, name.as_posix(), *([a] if alias and (a := alias(name.name)) else [])}
-    for n in names: found.setdefault(n, []).append((o.relative_to(path) if o.is_relative_to(path) else o).as_posix())
-
-def _mute(fn):
-    "Names of the clips that a report calls without sound"
-    if not fn.is_file(): return set()
-    with open(fn, encoding='utf-8', errors='surrogateescape', newline='') as f:
-        return {n for o in csv.DictReader(f) if o.get('sound')=='none' for n in (o['name'], Path(o['name']).name)}
-
-# %% ../../nbs/datasets/00_core.ipynb #85ddde2a
-def pick(
-    media:dict, # From `find_media`
-    modality:str, # 'audio' or 'frames'
-    names # Names to look for, best first
-)->str|None: # Path, or None
-    "The file or folder of a clip; raises ValueError where there are several"
-    for kind in sources[modality]:
-        for n in names:
-            if modality=='audio' and kind=='video' and n in media['mute']: continue
-            at = media[kind].get(n, [])
-            if len(at)>1: raise ValueError(f'The clip {n} is there {len(at)} times: {listed(at[:3])}; take all but one away, or pass a folder that holds one')
-            if at: return at[0]
+from .files import find_media, holds, pick, sha256, sources
 
 # %% ../../nbs/datasets/00_core.ipynb #dd161629
 class MissingMedia(UserWarning): "Listed clips whose files are not there, by name"

@@ -16,7 +16,8 @@ from ..core import listed
 from ..data.audio import audio_presets
 from ..data.video import FramesBlock
 from ..splits import hold_out
-from .core import check_once, find_media, holds, list_files, make_table, read_rows, table_loaders
+from .core import make_table, table_loaders
+from .files import check_once, find_media, holds, list_files, read_rows
 
 # %% ../../nbs/datasets/10_crema_d.ipynb #490ac980
 emotions = dict(NEU=0, HAP=1, SAD=2, FEA=3, DIS=4, ANG=5)  # the field's order

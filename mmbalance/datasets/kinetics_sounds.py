@@ -16,7 +16,8 @@ from ..core import listed
 from ..data.audio import audio_presets
 from ..data.video import FramesBlock
 from ..splits import leaks
-from .core import check_once, list_files, make_table, read_rows, table_loaders
+from .core import make_table, table_loaders
+from .files import check_once, list_files, read_rows
 
 # %% ../../nbs/datasets/11_kinetics_sounds.ipynb #7973d9fc
 kinetics_classes = '''blowing_nose blowing_out_candles bowling chopping_wood dribbling_basketball laughing mowing_lawn playing_accordion playing_bagpipes

@@ -25,7 +25,8 @@ from ..core import listed
 from ..data.core import TensorFrames, axes
 from ..data.video import Frames, FramesBlock, frame_places, picture_files
 from ..media import open_video
-from .core import find_media, kind_of, list_files, make_table, pick, read_rows, table_loaders
+from .core import make_table, table_loaders
+from .files import find_media, kind_of, list_files, pick, read_rows
 
 # %% ../../nbs/datasets/14_ucf101.ipynb #77d74110
 class PILFlowU(PILImageBW):

@@ -13,7 +13,8 @@ import pandas as pd
 from ..core import listed
 from ..data.audio import audio_presets
 from ..data.video import FramesBlock
-from .core import check_once, list_files, make_table, read_rows, table_loaders
+from .core import make_table, table_loaders
+from .files import check_once, list_files, read_rows
 
 # %% ../../nbs/datasets/12_vggsound.ipynb #bba57172
 published = dict(train=183_730, test=15_446)
