@@ -1,4 +1,4 @@
-"""Does a joint model neglect a modality, and does OGM-GE mend it? AV digits, several seeds.
+"""Does a joint model neglect a modality, and does OGM-GE help? AV digits, several seeds.
 
     python benchmarks/av_digits.py                # embedded digits, 5 seeds
     python benchmarks/av_digits.py --data real    # spoken and written digits (downloaded, or from MMBALANCE_DATA)

@@ -161,6 +161,7 @@ class Diagnosis:
         if self.at_chance: return 'The model does not use its modalities: beyond chance, it is right no more often than its constant answer.'
         if self.neglected: return f'The model neglects {" and ".join(self.neglected)}.'
         if self.idle: return f'No modality is neglected more than another, but the model does not use what the features of {" and ".join(self.idle)} know.'
+        if self.beaten_by: return f'No modality is neglected, but the features of {self.beaten_by} alone know more than the whole model says.'
         return 'No modality is neglected.'
 
     @property
@@ -185,7 +186,7 @@ class Diagnosis:
         again,head = self._again,self._head_alone(adam, multi)
         if self.at_chance and not self.idle: return ['The features know no more than the model: look at the data first (`dls.show_batch()`), then at the learning rate (`learn.lr_find()`).', again]
         if not self.neglected and (self.idle or self.beaten_by): return ['Train longer, or at a higher learning rate: the head has not caught up with the features.', head, again]
-        if not self.neglected: return ['Nothing has to be mended. Larger gains are to be looked for in the encoders and the data.']
+        if not self.neglected: return ['Nothing needs fixing. Look for larger gains in the encoders and the data.']
         m = self.neglected[0]
         res = [] if multi else ['Give each modality a loss of its own: `fusion_learner(..., cbs=UniformMultiLoss())`.']
         res.append('Slow down whichever encoder leads: `fusion_learner(..., cbs=OGMGE(alpha=.8))`.' if ogm is None else
