@@ -28,7 +28,7 @@ seed = '--IPKernelApp.exec_lines=import fastai.torch_core as _core; _core.set_se
 def refresh(fn):
     "Run the notebook at `fn` and write its outputs into it"
     nb = nbformat.read(fn, as_version=4)
-    client = Client(nb, timeout=900, kernel_name='python3', extra_arguments=[seed], resources={'metadata': {'path': str(fn.parent)}})
+    client = Client(nb, timeout=900, kernel_name='python3', coalesce_streams=True, extra_arguments=[seed], resources={'metadata': {'path': str(fn.parent)}})
     client.keep = {c['id'] for c in nb_test_cells(fn, get_config().tst_flags)}
     client.execute()
     nbformat.write(nb, fn)
