@@ -4,6 +4,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 import pytest
+from mmbalance._show import param_table
+from mmbalance.diagnose import diagnose
 
 root = Path(__file__).parents[1]
 chromium = next((o for o in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if o), None)
@@ -127,6 +129,11 @@ def test_no_link_left_as_text(site):
 def test_a_link_left_as_text_is_found(link):
     for inner in '<code>OGMGE</code>', '<a href="x.html"><code>OGMGE</code></a>', 'words': assert link_left(f'<p>See [{inner}]({link}).</p>')==f']({link})'
     assert not link_left(f'<p><a href="{link}">words</a> x[0](y) <code>[a]({link})</code></p>')
+
+def test_words_on_kwargs():
+    "What is said of the last parameter is not taken for what is said of the result"
+    rows = {o.split(' | ')[0].strip('| *'): o for o in param_table(diagnose).splitlines()}
+    assert 'BalanceInterpretation' in rows['kwargs'] and rows['Returns'].split('|')[2:]==[' **Diagnosis** ', '  ', '  ', '']
 
 def test_no_table_left_as_text(site):
     "Markdown that a cell puts out is rendered with its tables"
